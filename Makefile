@@ -1,0 +1,36 @@
+# Weft in two commands:  make lab  (a pod network to play with)   make test  (all tests)
+.PHONY: help lab down test lint bench setup setup-dev
+
+WEFT = .venv/bin/weft
+
+help:
+	@echo "make lab    bring up two nodes and prove that every pod reaches every pod"
+	@echo "make down   remove the lab"
+	@echo "make test   run all tests"
+	@echo "make lint   style, types and layers"
+	@echo "make bench  measure against the Go plugins and a network set up by hand"
+
+setup:
+	@scripts/setup lab
+
+setup-dev:
+	@scripts/setup dev
+
+lab: setup
+	@$(WEFT) lab up
+	@$(WEFT) lab check
+
+down: setup
+	@$(WEFT) lab down
+
+test: setup-dev
+	@.venv/bin/python -m pytest -n 4 $(ARGS)
+
+lint: setup-dev
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy src tests bench
+	@.venv/bin/lint-imports
+
+bench: setup-dev
+	@.venv/bin/python -m bench $(ARGS)

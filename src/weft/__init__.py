@@ -1,0 +1,3 @@
+"""Weft: a pod network for Kubernetes and every CNI runtime."""
+
+__version__ = "0.1.0"
