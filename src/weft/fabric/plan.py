@@ -1,0 +1,102 @@
+"""What a fabric mode is told, and what it answers."""
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node, as the store knows it.
+
+    ``address`` is its address on the underlay, ``link_address`` the MAC of its VXLAN device (the VTEP),
+    ``gateway`` its bridge's address, ``blocks`` the blocks it owns.
+    """
+
+    name: str
+    address: IPv4Address
+    link_address: str
+    gateway: IPv4Address
+    blocks: tuple[IPv4Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """This node: its name, its address on the underlay, its bridge's address with the range's prefix."""
+
+    name: str
+    address: IPv4Address
+    bridge: IPv4Interface
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device that must exist; ``address`` is its MAC. Bytes for ``mtu``."""
+
+    name: str
+    address: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan(Device):
+    """A VXLAN device: VNI, UDP port, and the underlay address that packets leave with."""
+
+    vni: int
+    port: int
+    local: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The devices of a node, whatever its peers."""
+
+    bridge: Device
+    bridge_address: IPv4Interface
+    tunnel: Vxlan
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Packets for the destination go to the gateway, which is reachable through the tunnel although no
+    subnet there says so; the node's own packets leave with ``source``."""
+
+    destination: IPv4Network
+    gateway: IPv4Address
+    source: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The gateway has this MAC on the tunnel."""
+
+    gateway: IPv4Address
+    link_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingEntry:
+    """Frames for the MAC are sent to the node at this underlay address."""
+
+    link_address: str
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Everything that leads to other nodes: O(blocks) routes, O(nodes) of the rest, no flooding."""
+
+    routes: frozenset[Route]
+    neighbours: frozenset[Neighbour]
+    entries: frozenset[ForwardingEntry]
+
+
+def derived_link_address(role: str, node: str) -> str:
+    """A MAC that a node's device keeps for ever: locally administered, unicast, from the node's name.
+
+    Peers hold it in their tables, so it must not change when an agent starts anew.
+    """
+    digest = bytearray(hashlib.sha256(f"{role}\0{node}".encode()).digest()[:6])
+    digest[0] = digest[0] & 0xFC | 0x02
+    return digest.hex(":")
