@@ -1,0 +1,90 @@
+"""The journal: one holder per address and interface, the order of release, and what outlives a process."""
+
+import signal
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from weft.agent.journal import Journal, JournalError, State
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "journal.db"
+
+
+def address(last: int) -> IPv4Address:
+    return IPv4Address(f"10.32.0.{last}")
+
+
+def test_an_address_and_an_interface_have_one_holder(path: Path) -> None:
+    journal = Journal(path)
+    journal.reserve("a", "eth0", "weave", "vethwepla", address(2))
+    for container, ifname, taken in (("a", "eth0", address(3)), ("b", "eth0", address(2))):
+        with pytest.raises(JournalError, match="UNIQUE"):
+            journal.reserve(container, ifname, "weave", "vethweplb", taken)
+    assert [kept.container_id for kept in journal.attachments()] == ["a"]
+
+
+def test_a_retiring_attachment_keeps_its_address_but_not_its_name(path: Path) -> None:
+    journal = Journal(path)
+    first = journal.reserve("a", "eth0", "weave", "vethwepla", address(2))
+    journal.set_state(first, State.ATTACHED)
+    journal.set_state(first, State.RETIRING)
+    assert journal.find("a", "eth0") is None
+    again = journal.reserve("a", "eth0", "weave", "vethwepla", address(3))
+    with pytest.raises(JournalError, match="UNIQUE"):
+        journal.reserve("b", "eth0", "weave", "vethweplb", address(2))
+    journal.forget([first])
+    journal.reserve("b", "eth0", "weave", "vethweplb", address(2))
+    assert journal.find("a", "eth0") == again
+
+
+def test_released_addresses_come_longest_unused_first(path: Path) -> None:
+    journal = Journal(path)
+    for last in (5, 3, 4, 3):
+        journal.forget([journal.reserve("a", "eth0", "weave", "v", address(last))])
+    assert journal.released() == [address(5), address(4), address(3)]
+    journal.forget_released([address(4)])
+    assert journal.released() == [address(5), address(3)]
+
+
+def test_what_was_written_outlives_a_killed_process(path: Path) -> None:
+    program = (
+        "import sys, os, signal; from pathlib import Path; from ipaddress import IPv4Address;"
+        "from weft.agent.journal import Journal, State\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "kept = journal.reserve('a', 'eth0', 'weave', 'v', IPv4Address('10.32.0.2'))\n"
+        "journal.set_state(kept, State.ATTACHED); journal.set_fact('gateway', '10.32.0.1')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    journal = Journal(path)
+    found = journal.find("a", "eth0")
+    assert found is not None
+    assert (found.state, found.address) == (State.ATTACHED, address(2))
+    assert journal.fact("gateway") == "10.32.0.1"
+
+
+def test_only_root_may_read_it(path: Path) -> None:
+    Journal(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_foreign_or_newer_file_is_refused_and_kept(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"something else entirely" * 50)
+    with pytest.raises(JournalError, match=str(path)):
+        Journal(path)
+    assert path.read_bytes().startswith(b"something else")
+    path.unlink()
+    newer = Journal(path)
+    newer._connection.execute("PRAGMA user_version = 2")
+    newer.close()
+    with pytest.raises(JournalError, match="newer Weft"):
+        Journal(path)
