@@ -1,0 +1,126 @@
+"""The node's attachments: what plugins ask of the node, over journal, addresses and reaper."""
+
+import logging
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from weft.agent.addresses import Addresses, AddressesExhausted
+from weft.agent.dataplane import Bridge, Dataplane
+from weft.agent.journal import Attachment, Journal, JournalError, State
+from weft.agent.reaper import RETIRED_GROUP, Reaper, delete_retired
+from weft.cni import CniError, ErrorCode
+from weft.kernel import links
+from weft.kernel.netlink import RouteSocket
+
+_log = logging.getLogger(__name__)
+
+#: Host ends of pods' veth pairs begin like this.
+HOST_PREFIX = "vethwepl"
+#: Seconds that an ADD waits for a retired interface of the same name.
+DRAIN_TIMEOUT = 5.0
+
+
+class Attachments:
+    """``weft.plugins.main.weave_net.AttachmentBook`` of this node. Safe for several threads."""
+
+    def __init__(self, journal: Journal, addresses: Addresses, dataplane: Dataplane, reaper: Reaper) -> None:
+        self._journal = journal
+        self._addresses = addresses
+        self._dataplane = dataplane
+        self._reaper = reaper
+        self._local = threading.local()
+
+    @property
+    def bridge(self) -> Bridge:
+        return self._dataplane.bridge
+
+    @property
+    def host(self) -> RouteSocket:
+        socket: RouteSocket | None = getattr(self._local, "socket", None)
+        if socket is None:
+            socket = self._local.socket = RouteSocket()
+        return socket
+
+    def find(self, container_id: str, ifname: str) -> Attachment | None:
+        return self._journal.find(container_id, ifname)
+
+    def reserve(
+        self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool
+    ) -> Attachment:
+        address: IPv4Address | None = None
+        try:
+            if own_address:
+                address = self._addresses.take()
+            return self._journal.reserve(container_id, ifname, network, host_interface, address)
+        except AddressesExhausted as error:
+            raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
+        except JournalError as error:
+            if address is not None:
+                self._addresses.release(address)
+            raise CniError(ErrorCode.IO_FAILURE, str(error)) from error
+
+    def confirm(self, attachment: Attachment) -> None:
+        self._journal.set_state(attachment, State.ATTACHED)
+
+    def retire(self, attachment: Attachment) -> None:
+        self._journal.set_state(attachment, State.RETIRING)
+        self._reaper.retire(attachment, self.host)
+
+    def wait_for_retired(self) -> None:
+        self._reaper.drain(DRAIN_TIMEOUT)
+
+    def retire_others(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
+        for attachment in self._journal.attachments():
+            key = (attachment.container_id, attachment.ifname)
+            if attachment.state is not State.RETIRING and attachment.network == network and key not in valid:
+                _log.info("%s of container %s is not valid any more: retired", *reversed(key))
+                self.retire(attachment)
+
+    def ensure_ready(self) -> None:
+        in_use, free = self._addresses.counts()
+        if free == 0:
+            raise CniError(
+                ErrorCode.NOT_AVAILABLE, f"all {in_use} addresses of this node's blocks are in use, none is free"
+            )
+
+    def reconcile(self) -> None:
+        """Bring journal and kernel together after a start: what one of them has and the other lacks.
+
+        Half-made interfaces and unfinished deletions go; an attachment whose interface is gone (the pod's
+        namespace went with it) gives its address back; an interface that fell off the bridge is put back.
+        """
+        with RouteSocket() as host:
+            present = {link.name: link for link in links.dump_links(host) if link.name.startswith(HOST_PREFIX)}
+            kept, gone = [], []
+            for attachment in self._journal.attachments():
+                link = present.get(attachment.host_interface)
+                in_group = link is not None and link.group == RETIRED_GROUP
+                if attachment.state is State.ATTACHED and link is not None and not in_group:
+                    kept.append(attachment)
+                    if link.master != self.bridge.index or not link.up:
+                        host.execute([links.set_link(index=link.index, master=self.bridge.index, up=True)])
+                        _log.info("%s put back on the bridge", link.name)
+                else:
+                    gone.append(attachment)
+            names = {attachment.host_interface for attachment in kept}
+            for attachment in gone:
+                if attachment.host_interface not in names:
+                    self._reaper.cut_off(attachment.host_interface, host)
+            delete_retired(host)
+            self._journal.forget(gone)
+            for attachment in gone:
+                if attachment.address is not None:
+                    self._addresses.release(attachment.address)
+        _log.info("%d attachments kept, %d leftovers removed", len(kept), len(gone))
+
+
+def free_addresses(addresses: Addresses) -> Callable[[list[Attachment]], None]:
+    """What the reaper calls when interfaces are gone."""
+
+    def free(attachments: list[Attachment]) -> None:
+        for attachment in attachments:
+            if attachment.address is not None:
+                addresses.release(attachment.address)
+
+    return free

@@ -1,0 +1,238 @@
+"""The agent's life: start in an order in which a crash at any line is repaired by starting again."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from weft.agent import deletions
+from weft.agent.addresses import Addresses
+from weft.agent.attachments import Attachments, free_addresses
+from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
+from weft.agent.dispatch import Dispatcher
+from weft.agent.journal import Journal, JournalError, State
+from weft.agent.membership import Membership
+from weft.agent.reaper import Reaper
+from weft.agent.server import LauncherServer
+from weft.agent.settings import Settings, SettingsError
+from weft.agent.status import Report, StatusServer
+from weft.agent.wire import Request
+from weft.cni import PluginConfiguration
+from weft.fabric import weave
+from weft.fabric.plan import Node
+from weft.ipam.ranges import overlapping
+from weft.ipam.shares import RangeExhausted
+from weft.kernel.netlink import NetlinkError
+from weft.plugins.main.weave_net import TYPE, WeaveNet
+from weft.store import StoreError, open_store
+
+_log = logging.getLogger(__name__)
+
+CONFIG_FILE = "10-weave.conflist"
+#: Seconds between two looks at what others may have changed in the kernel.
+REPAIR_INTERVAL = 30.0
+#: Seconds between two looks for a DEL that the launcher could not hand over although the agent runs.
+DELETIONS_INTERVAL = 5.0
+#: Seconds a thread that requests under way get to end when the agent is told to stop.
+STOP_TIMEOUT = 5.0
+
+
+def run(settings: Settings) -> int:
+    """Run the agent until SIGTERM or SIGINT; the exit status.
+
+    2 for settings that cannot be used here, 1 where something it needs is not there: a later start may
+    succeed. Either comes with one line on standard error.
+    """
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        with _only_one(settings.state_dir):
+            return Agent(settings, stopping).run()
+    except (SettingsError, ClusterError, UnderlayError, ValueError) as error:
+        print(f"weft agent: {error}", file=sys.stderr)
+        return 2
+    except (StoreError, JournalError, RangeExhausted, NetlinkError, OSError) as error:
+        print(f"weft agent: {error}", file=sys.stderr)
+        return 1
+
+
+class Agent:
+    """One node's agent: builds the parts, starts them in order, ends them in reverse."""
+
+    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._ready = False
+        self._threads: list[threading.Thread] = []
+        underlay = find_underlay(settings.node_address)
+        _refuse_overlap(settings)
+        mtu = weave.mtu(underlay.mtu, settings.mtu)
+        settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._journal = Journal(settings.state_dir / "journal.db")
+        self._store = open_store(settings.store)
+        self._cluster = Cluster(self._store)
+        self._cluster.agree_on_range(settings.universe)
+        self._addresses = Addresses(
+            self._cluster, self._journal, settings.universe, settings.node_name, settings.init
+        )
+        gateway = self._addresses.start()
+        self._node = Node(settings.node_name, underlay.address, gateway, mtu)
+        devices = weave.devices(self._node)
+        self._record = NodeRecord(
+            underlay.address, devices.tunnel.address, gateway.ip, _instance(self._journal)
+        )
+        self._dataplane = Dataplane(devices, settings.universe)
+        self._reaper = Reaper(self._journal, free_addresses(self._addresses))
+        self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
+        self._membership = Membership(self._cluster, self._dataplane, self._node)
+        self._dispatcher = Dispatcher({TYPE: WeaveNet(self._attachments)})
+        self._server = LauncherServer(settings.cni_socket, self._dispatcher)
+
+    def run(self) -> int:
+        """Serve until told to stop."""
+        status = StatusServer(self._settings.status_socket, self._settings.http_address, self._report)
+        status.start()
+        # Nothing is told to the peers before the node can take their packets, nothing is served before
+        # the last agent's leftovers and the DELs it missed are done.
+        self._dataplane.ensure_devices()
+        self._attachments.reconcile()
+        self._cluster.register(self._node.name, self._record)
+        self._membership.start()
+        self._start_threads()
+        self._replay_deletions()
+        self._server.start()
+        write_configuration(self._settings.cni_conf_dir, self._settings.hairpin)
+        self._ready = True
+        _log.info("ready: %s at %s, pods at %s", self._node.name, self._node.address, self._node.bridge)
+        self._stopping.wait()
+        _log.info("stopping; pods stay connected")
+        self._ready = False
+        self._server.stop(STOP_TIMEOUT)
+        for wake in (self._addresses.wake, self._membership.wake, self._reaper.wake):
+            wake()
+        for thread in self._threads:
+            thread.join(STOP_TIMEOUT)
+        status.close()
+        self._store.close()
+        self._journal.close()
+        return 0
+
+    def _start_threads(self) -> None:
+        tasks: dict[str, Callable[[], None]] = {
+            "addresses": lambda: self._addresses.care(self._stopping),
+            "watch": lambda: self._membership.follow(self._stopping),
+            "peers": lambda: self._membership.keep_converged(self._stopping, REPAIR_INTERVAL),
+            "reaper": lambda: self._reaper.run(self._stopping),
+            "deletions": self._look_for_deletions,
+        }
+        for name, task in tasks.items():
+            thread = threading.Thread(target=self._guarded, args=(name, task), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _guarded(self, name: str, task: Callable[[], None]) -> None:
+        """A thread that dies would leave the agent half alive: end it, so that it is started anew."""
+        try:
+            task()
+        except BaseException:
+            _log.exception("%s failed; the agent ends", name)
+            os._exit(1)
+
+    def _look_for_deletions(self) -> None:
+        while not self._stopping.wait(DELETIONS_INTERVAL):
+            self._replay_deletions()
+
+    def _replay_deletions(self) -> None:
+        if done := deletions.replay(self._settings.deletions, self._delete):
+            _log.info("%d deferred DELs done", done)
+
+    def _delete(self, request: Request, written: float) -> None:
+        key = (request.environment.get("CNI_CONTAINERID", ""), request.environment.get("CNI_IFNAME", ""))
+        known = self._attachments.find(*key)
+        if known is not None and known.created > written:
+            return  # the container was added again after this DEL
+        self._dispatcher.run(request, PluginConfiguration.from_json(request.configuration))
+
+    def _report(self) -> Report:
+        in_use, free = self._addresses.counts()
+        return Report(
+            ready=self._ready,
+            name=self._node.name,
+            address=str(self._node.address),
+            gateway=str(self._node.bridge.ip),
+            mtu=self._node.mtu,
+            universe=self._settings.universe,
+            blocks=self._addresses.blocks(),
+            in_use=in_use,
+            free=free,
+            attachments=sum(item.state is State.ATTACHED for item in self._journal.attachments()),
+            peers=self._membership.peers(),
+        )
+
+
+def write_configuration(folder: Path, hairpin: bool) -> None:
+    """Write the CNI configuration whole or not at all, last of all things; one that is there is kept.
+
+    1.0.0 is the version that runtimes without ``cniVersions`` read: older containerd refuses 1.1.0.
+    """
+    path = folder / CONFIG_FILE
+    if path.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
+        "name": "weave",
+        "plugins": [{"type": TYPE, "hairpinMode": hairpin}],
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _refuse_overlap(settings: Settings) -> None:
+    routes = foreign_routes()
+    clash = overlapping(settings.universe, [destination for destination, _ in routes])
+    if clash is not None:
+        device = next(device for destination, device in routes if destination == clash)
+        raise SettingsError(
+            f"range {settings.universe} overlaps the route {clash} of device {device}: "
+            f"give a --range that this node does not reach otherwise"
+        )
+
+
+def _instance(journal: Journal) -> str:
+    instance = journal.fact("instance")
+    if instance is None:
+        instance = uuid.uuid4().hex
+        journal.set_fact("instance", instance)
+    return instance
+
+
+@contextlib.contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder's lock. Raises SettingsError where another agent has it."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"another agent runs with the state folder {state_dir}: give this one another --state-dir"
+            ) from None
+        yield

@@ -1,0 +1,237 @@
+"""Keeps the kernel as the fabric's plan wants it: looks, compares, changes only what differs."""
+
+import errno
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from weft.fabric import weave
+from weft.fabric.plan import Devices, Forwarding, ForwardingEntry, Neighbour, Route, Vxlan
+from weft.kernel import addresses, links, neighbours, nftables, routes, sysctl
+from weft.kernel.links import Link
+from weft.kernel.netlink import Message, NetlinkError, RouteSocket
+
+_log = logging.getLogger(__name__)
+
+
+class UnderlayError(Exception):
+    """The node's own network cannot carry the pod network; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """How this node reaches the others: device, its address there, MTU in bytes."""
+
+    device: str
+    address: IPv4Address
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge as it is in the kernel: what a plugin needs to put a pod on it."""
+
+    index: int
+    name: str
+    link_address: str
+    address: IPv4Interface
+    mtu: int
+
+
+def find_underlay(wanted: IPv4Address | None) -> Underlay:
+    """The device that holds the wanted address, or the one of the default route.
+
+    Raises UnderlayError where there is none.
+    """
+    with RouteSocket() as host:
+        by_index = {link.index: link for link in links.dump_links(host)}
+        held = [
+            (address.interface.ip, by_index[address.index])
+            for address in addresses.dump_addresses(host)
+            if isinstance(address.interface, IPv4Interface) and address.index in by_index
+        ]
+        if wanted is not None:
+            candidates = [(address, link) for address, link in held if address == wanted]
+            missing = f"no device holds the node address {wanted}: give an address of this node"
+        else:
+            default = [route.device for route in routes.dump_routes(host) if _is_default(route)]
+            candidates = [(address, link) for address, link in held if link.index in default[:1]]
+            missing = "no default route with an IPv4 address tells the underlay: give --node-address"
+    if not candidates:
+        raise UnderlayError(missing)
+    address, link = candidates[0]
+    return Underlay(link.name, address, link.mtu)
+
+
+def foreign_routes() -> list[tuple[IPv4Network, str]]:
+    """Destinations of this node's routes and their devices, but for those that we make ourselves."""
+    with RouteSocket() as host:
+        names = {link.index: link.name for link in links.dump_links(host)}
+        return [
+            (route.destination, names.get(route.device, "?"))
+            for route in routes.dump_routes(host)
+            if isinstance(route.destination, IPv4Network)
+            and names.get(route.device) not in (weave.BRIDGE, weave.TUNNEL)
+        ]
+
+
+class Dataplane:
+    """The devices of this node and the way to its peers. Safe for several threads."""
+
+    def __init__(self, devices: Devices, universe: IPv4Network) -> None:
+        self._devices = devices
+        self._universe = universe
+        self._lock = threading.Lock()
+        self._bridge: Bridge | None = None
+
+    @property
+    def bridge(self) -> Bridge:
+        """The bridge, once ``ensure_devices`` was called."""
+        if self._bridge is None:
+            raise RuntimeError("the bridge is not there yet")
+        return self._bridge
+
+    def ensure_devices(self) -> None:
+        """Make the bridge and the tunnel as planned, repair what differs. Raises NetlinkError, OSError."""
+        with self._lock, RouteSocket() as host:
+            self._bridge = self._ensure_bridge(host)
+            self._ensure_tunnel(host)
+        for path, value in weave.sysctls().items():
+            sysctl.write(path, value)
+        nftables.apply(weave.masquerade(str(self._universe)))
+
+    def apply(self, plan: Forwarding) -> int:
+        """Bring routes, neighbours and forwarding entries of the tunnel to the plan; how many changed.
+
+        New ways come before old ones go, so that traffic flows on while peers come and go.
+        Raises NetlinkError where the kernel refuses one; the others are made all the same.
+        """
+        with self._lock, RouteSocket() as host:
+            tunnel = links.get_link(host, name=weave.TUNNEL).index
+            present = _observe(host, tunnel)
+            messages = [
+                # A way in before the way that uses it; entries are replaced where one of the same key differs.
+                *(_neighbour(tunnel, item) for item in plan.neighbours - present.neighbours),
+                *(_entry(tunnel, item) for item in plan.entries - present.entries),
+                *(_route(tunnel, item) for item in plan.routes - present.routes),
+                *_removals(tunnel, plan, present),
+            ]
+            errors = [error for error in host.attempt(messages) if error and error.errno not in _GONE]
+            if errors:
+                raise errors[0]
+            return len(messages)
+
+    def _ensure_bridge(self, host: RouteSocket) -> Bridge:
+        wanted = self._devices.bridge
+        link = _find(host, wanted.name)
+        if link is None:
+            host.execute([links.create_bridge(name=wanted.name, address=wanted.address, mtu=wanted.mtu)])
+            _log.info("bridge %s made", wanted.name)
+        elif link.kind != "bridge":
+            raise UnderlayError(f"device {wanted.name} is a {link.kind or 'device'}, not a bridge: rename or remove it")
+        link = links.get_link(host, name=wanted.name)
+        if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
+            host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
+        mine = self._devices.bridge_address
+        present = {item.interface for item in addresses.dump_addresses(host, index=link.index)}
+        if mine not in present:
+            host.execute([addresses.add_address(index=link.index, interface=mine)])
+        for other in present - {mine}:
+            if isinstance(other, IPv4Interface):
+                host.execute([addresses.delete_address(index=link.index, interface=other)])
+        return Bridge(link.index, wanted.name, wanted.address, mine, wanted.mtu)
+
+    def _ensure_tunnel(self, host: RouteSocket) -> None:
+        wanted = self._devices.tunnel
+        link = _find(host, wanted.name)
+        if link is not None and not _fits(link, wanted):
+            host.execute([links.delete_link(index=link.index)])
+            link = None
+        if link is None:
+            host.execute(
+                [
+                    links.create_vxlan(
+                        name=wanted.name,
+                        vni=wanted.vni,
+                        port=wanted.port,
+                        local=wanted.local,
+                        mtu=wanted.mtu,
+                        address=wanted.address,
+                    )
+                ]
+            )
+            _log.info("tunnel %s made", wanted.name)
+        host.execute([links.set_link(name=wanted.name, address=wanted.address, mtu=wanted.mtu, up=True)])
+
+
+_GONE = (errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
+
+
+def _find(host: RouteSocket, name: str) -> Link | None:
+    try:
+        return links.get_link(host, name=name)
+    except NetlinkError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
+def _fits(link: Link, wanted: Vxlan) -> bool:
+    vxlan = link.vxlan
+    return vxlan is not None and (vxlan.vni, vxlan.port, vxlan.local) == (wanted.vni, wanted.port, wanted.local)
+
+
+def _is_default(route: routes.Route) -> bool:
+    return isinstance(route.destination, IPv4Network) and route.destination.prefixlen == 0
+
+
+def _observe(host: RouteSocket, tunnel: int) -> Forwarding:
+    """What the kernel has on the tunnel, in the plan's terms."""
+    return Forwarding(
+        frozenset(
+            Route(route.destination, route.gateway, route.source)
+            for route in routes.dump_routes(host)
+            if route.device == tunnel
+            and isinstance(route.destination, IPv4Network)
+            and isinstance(route.gateway, IPv4Address)
+            and isinstance(route.source, IPv4Address)
+        ),
+        frozenset(
+            Neighbour(item.address, item.link_address)
+            for item in neighbours.dump_neighbours(host)
+            if item.index == tunnel and item.permanent and isinstance(item.address, IPv4Address)
+        ),
+        frozenset(
+            ForwardingEntry(item.link_address, item.destination)
+            for item in neighbours.dump_fdb(host)
+            if item.index == tunnel and isinstance(item.destination, IPv4Address)
+        ),
+    )
+
+
+def _route(tunnel: int, item: Route) -> Message:
+    return routes.replace_route(
+        destination=item.destination, gateway=item.gateway, device=tunnel, source=item.source, onlink=True
+    )
+
+
+def _neighbour(tunnel: int, item: Neighbour) -> Message:
+    return neighbours.replace_neighbour(index=tunnel, address=item.gateway, link_address=item.link_address)
+
+
+def _entry(tunnel: int, item: ForwardingEntry) -> Message:
+    return neighbours.replace_fdb(index=tunnel, link_address=item.link_address, destination=item.address)
+
+
+def _removals(tunnel: int, plan: Forwarding, present: Forwarding) -> Iterator[Message]:
+    """What no plan asks for any more; what was replaced by an item with the same key is gone already."""
+    for destination in {item.destination for item in present.routes} - {item.destination for item in plan.routes}:
+        yield routes.delete_route(destination=destination, device=tunnel)
+    for gateway in {item.gateway for item in present.neighbours} - {item.gateway for item in plan.neighbours}:
+        yield neighbours.delete_neighbour(index=tunnel, address=gateway)
+    wanted = {item.link_address for item in plan.entries}
+    for entry in present.entries:
+        if entry.link_address not in wanted:
+            yield neighbours.delete_fdb(index=tunnel, link_address=entry.link_address, destination=entry.address)

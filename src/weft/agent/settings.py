@@ -1,0 +1,130 @@
+"""What an operator tells an agent, checked before anything is touched."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from weft.ipam.ranges import parse_range
+from weft.ipam.shares import Init, parse_init
+
+#: A node's name is what Kubernetes takes as one (RFC 1123 subdomain).
+_NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_DEFAULT_RANGE = "10.32.0.0/12"
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message names it, its value and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None."""
+
+    node_name: str
+    universe: IPv4Network
+    store: str
+    init: Init
+    node_address: IPv4Address | None
+    mtu: int | None
+    state_dir: Path
+    run_dir: Path
+    cni_conf_dir: Path
+    http_address: tuple[str, int] | None
+    hairpin: bool
+    log_level: str
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the launcher finds the agent."""
+        return self.run_dir / "cni.sock"
+
+    @property
+    def status_socket(self) -> Path:
+        """Where the HTTP API is, for root."""
+        return self.run_dir / "status.sock"
+
+    @property
+    def deletions(self) -> Path:
+        """Where the launcher leaves a DEL that no agent answered."""
+        return self.state_dir / "deletions"
+
+
+def parse_settings(values: Mapping[str, str | None]) -> Settings:
+    """Check the settings as text, by their option names; absent ones are None.
+
+    Raises SettingsError for the first that cannot be used.
+    """
+
+    def text(name: str, default: str) -> str:
+        return values.get(name) or default
+
+    node_name = values.get("node-name") or ""
+    if not node_name:
+        raise SettingsError("--node-name is missing: give this node's name, or set HOSTNAME")
+    if not _NODE_NAME.fullmatch(node_name) or len(node_name) > 253:
+        raise SettingsError(f"--node-name {node_name!r}: use lower-case letters, digits, '-' and '.' only")
+    try:
+        universe = parse_range(text("range", _DEFAULT_RANGE))
+    except ValueError as error:
+        raise SettingsError(f"--range: {error}") from None
+    try:
+        init = parse_init(text("ipalloc-init", "consensus"))
+    except ValueError as error:
+        raise SettingsError(f"--ipalloc-init: {error}") from None
+    state_dir = Path(text("state-dir", "/var/lib/weft"))
+    hairpin = text("hairpin", "true").lower()
+    if hairpin not in ("true", "false"):
+        raise SettingsError(f"HAIRPIN_MODE {hairpin!r}: use true or false")
+    return Settings(
+        node_name=node_name,
+        universe=universe,
+        store=text("store", f"sqlite://{state_dir}/store.db"),
+        init=init,
+        node_address=_address(values.get("node-address")),
+        mtu=_mtu(values.get("mtu")),
+        state_dir=state_dir,
+        run_dir=Path(text("run-dir", "/run/weft")),
+        cni_conf_dir=Path(text("cni-conf-dir", "/etc/cni/net.d")),
+        http_address=_http_address(text("http-address", "127.0.0.1:6784")),
+        hairpin=hairpin == "true",
+        log_level=_log_level(text("log-level", "info")),
+    )
+
+
+def _address(text: str | None) -> IPv4Address | None:
+    if not text:
+        return None
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise SettingsError(f"--node-address {text!r} is not an IPv4 address") from None
+
+
+def _mtu(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise SettingsError(f"--mtu {text!r} is not a number of bytes")
+    return int(text)
+
+
+def _http_address(text: str) -> tuple[str, int] | None:
+    if text in ("off", "disabled"):
+        return None
+    host, separator, port = text.rpartition(":")
+    try:
+        if not separator or not 0 < int(port) < 65536:
+            raise ValueError
+        IPv4Address(host)
+    except ValueError:
+        raise SettingsError(f"--http-address {text!r}: write it as 127.0.0.1:6784, or off") from None
+    return host, int(port)
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError(f"--log-level {text!r}: use debug, info, warning or error")
+    return level

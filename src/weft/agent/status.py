@@ -1,0 +1,196 @@
+"""The status API: what Weave's users ask of ``127.0.0.1:6784/status``, in Weave's words.
+
+    GET /status          text; 503 until the agent serves
+    GET /status/ipam     who owns how much of the range
+    GET /status/peers    who is there
+    GET /report          all of it as JSON
+"""
+
+import http.server
+import logging
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+import weft
+from weft.fabric.plan import Peer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the API tells. ``blocks`` are this node's own; counts are of addresses on this node."""
+
+    ready: bool
+    name: str
+    address: str
+    gateway: str
+    mtu: int
+    universe: IPv4Network
+    blocks: Sequence[IPv4Network]
+    in_use: int
+    free: int
+    attachments: int
+    peers: Sequence[Peer] = field(default=())
+
+    def to_json(self) -> bytes:
+        """The report as JSON."""
+        body = {
+            "ready": self.ready,
+            "version": weft.__version__,
+            "node": {"name": self.name, "address": self.address, "gateway": self.gateway, "mtu": self.mtu},
+            "ipam": {
+                "range": self.universe,
+                "blocks": self.blocks,
+                "inUse": self.in_use,
+                "free": self.free,
+                "attachments": self.attachments,
+            },
+            "peers": self.peers,
+        }
+        return msgspec.json.encode(body, enc_hook=str) + b"\n"
+
+
+def summary(report: Report) -> str:
+    """The text of /status: labels right-aligned as ``weave status`` had them."""
+    groups = [
+        [("Version", weft.__version__)],
+        [
+            ("Service", "router"),
+            ("Protocol", "vxlan"),
+            ("Name", f"{report.name}({report.address})"),
+            ("Encryption", "disabled"),
+            ("PeerDiscovery", "enabled"),
+            ("Peers", f"{len(report.peers) + 1}"),
+            ("MTU", f"{report.mtu}"),
+        ],
+        [
+            ("Service", "ipam"),
+            ("Status", "ready" if report.ready else "idle"),
+            ("Range", f"{report.universe}"),
+            ("DefaultSubnet", f"{report.universe}"),
+            ("Gateway", report.gateway),
+            ("Blocks", " ".join(map(str, report.blocks)) or "none"),
+            ("Addresses", f"{report.in_use} in use, {report.free} free"),
+        ],
+    ]
+    return "".join("\n" + "".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups)
+
+
+def ipam(report: Report) -> str:
+    """The text of /status/ipam, this node first, in the columns of ``weave status ipam``."""
+    total = report.universe.num_addresses
+    own = sum(block.num_addresses for block in report.blocks)
+    lines = [_share(report.name, own, total, f"({report.in_use} active)")]
+    lines += [
+        _share(peer.name, sum(block.num_addresses for block in peer.blocks), total, "") for peer in report.peers
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def peers(report: Report) -> str:
+    """The text of /status/peers: name, underlay address, bridge address, blocks."""
+    return "".join(
+        f"{peer.name:<37} {peer.address!s:<15} gateway {peer.gateway!s:<15} blocks {' '.join(map(str, peer.blocks))}\n"
+        for peer in report.peers
+    )
+
+
+def _share(name: str, count: int, total: int, remark: str) -> str:
+    return f"{name:<37} {count:>8} IPs ({100 * count / total:04.1f}% of total) {remark}".rstrip()
+
+
+_PAGES: dict[str, Callable[[Report], str]] = {"/status": summary, "/status/ipam": ipam, "/status/peers": peers}
+
+
+class StatusServer:
+    """Serves the API on a unix socket for root and, where an address is given, on TCP."""
+
+    def __init__(self, path: Path, address: tuple[str, int] | None, report: Callable[[], Report]) -> None:
+        handler = _handler(report)
+        path.unlink(missing_ok=True)  # an agent that is gone has left it
+        self._servers: list[socketserver.BaseServer] = [_UnixServer(str(path), handler)]
+        path.chmod(0o600)
+        if address is not None:
+            self._servers.append(_TcpServer(address, handler))
+
+    def start(self) -> None:
+        """Serve in threads of their own."""
+        for server in self._servers:
+            threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 5.0}, name="status", daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Let go of the sockets; requests under way are not waited for."""
+        for server in self._servers:
+            server.server_close()
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+
+
+class _TcpServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    # A restarted agent binds although connections of the last one linger.
+    allow_reuse_address = True
+
+
+def _handler(report: Callable[[], Report]) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        server_version = f"weft/{weft.__version__}"
+        sys_version = ""
+        timeout = 10
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0].rstrip("/")
+            present = report()
+            if path == "/report":
+                self._answer(200, "application/json", present.to_json())
+            elif path in _PAGES:
+                self._answer(200 if present.ready else 503, "text/plain", _PAGES[path](present).encode())
+            else:
+                known = ", ".join([*_PAGES, "/report"])
+                self._answer(404, "text/plain", f"no page {path!r}; there are: {known}\n".encode())
+
+        def _answer(self, code: int, kind: str, body: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return self.client_address[0] if self.client_address else "unix"
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+            _log.debug(format, *args)
+
+    return Handler
+
+
+def fetch(path: Path, page: str, timeout: float = 5.0) -> tuple[int, bytes]:
+    """Ask the API of this node's agent: the HTTP status and the body. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(os.fspath(path))
+        connection.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    try:
+        return int(head.split(b" ", 2)[1]), body
+    except (IndexError, ValueError):
+        raise OSError(f"{path}: not an HTTP answer: {head[:60]!r}") from None

@@ -1,0 +1,44 @@
+"""``weft agent``: the node agent."""
+
+import sys
+
+import click
+
+#: Option, environment twin (Weave's name where Weave had one), what it says.
+_OPTIONS = (
+    ("node-name", "HOSTNAME", "This node's name in the cluster."),
+    ("range", "IPALLOC_RANGE", "The pod range of the whole cluster (default 10.32.0.0/12)."),
+    ("store", "WEFT_STORE", "Where the cluster's state lives: sqlite:///PATH."),
+    ("ipalloc-init", "IPALLOC_INIT", "How first shares are found: consensus, consensus=N or seed=NAME,NAME."),
+    ("node-address", "WEFT_NODE_ADDRESS", "This node's address on the underlay (default: of the default route)."),
+    ("mtu", "WEAVE_MTU", "The pods' MTU in bytes (default: what the underlay leaves)."),
+    ("state-dir", "WEFT_STATE_DIR", "Folder of the journal (default /var/lib/weft)."),
+    ("run-dir", "WEFT_RUN_DIR", "Folder of the sockets (default /run/weft)."),
+    ("cni-conf-dir", "WEFT_CNI_CONF_DIR", "Folder of the CNI configuration (default /etc/cni/net.d)."),
+    ("http-address", "WEAVE_HTTP_ADDR", "Address of the status API, or off (default 127.0.0.1:6784)."),
+    ("hairpin", "HAIRPIN_MODE", "Whether a pod may reach itself through a service: true or false (default true)."),
+    ("log-level", "WEFT_LOG_LEVEL", "debug, info, warning or error (default info)."),
+)
+
+
+@click.command("agent", context_settings={"help_option_names": ["-h", "--help"]})
+def command(**options: str | None) -> None:
+    """Run the node agent in the foreground: it serves the CNI launcher and keeps this node's pod network.
+
+    It stops cleanly on SIGTERM and leaves pods connected.
+    """
+    # Heavy parts are loaded only when they are needed: --help and bad settings answer at once.
+    from weft.agent.settings import SettingsError, parse_settings  # noqa: PLC0415
+
+    try:
+        settings = parse_settings({name.replace("_", "-"): value for name, value in options.items()})
+    except SettingsError as error:
+        click.echo(f"weft agent: {error}", err=True)
+        sys.exit(2)
+    from weft.agent.daemon import run  # noqa: PLC0415
+
+    sys.exit(run(settings))
+
+
+for _name, _variable, _help in reversed(_OPTIONS):
+    command = click.option(f"--{_name}", envvar=_variable, show_envvar=True, help=_help)(command)
