@@ -119,14 +119,14 @@ class WeaveNet:
                 assigned = delegate("ADD", settings.ipam_type, request.configuration, call)
             else:
                 assigned = self._own(settings, reservation)
-            result = self._connect(request, namespace, settings, reservation, assigned)
+            host_link, pod_link = self._connect(request, namespace, settings, reservation, assigned)
             book.confirm(reservation)
         except BaseException:
             book.retire(reservation)
             if delegated:
                 delegate("DEL", settings.ipam_type, request.configuration, call)
             raise
-        return result
+        return _result(request, book.bridge, host_link, pod_link, assigned)
 
     def delete(self, request: PluginRequest) -> None:
         """Cut the pod off; nothing to do where there is no such attachment."""
@@ -140,6 +140,67 @@ class WeaveNet:
 
     def check(self, request: PluginRequest) -> None:
         """The pair is there, on the bridge, up, and the pod's end has its addresses and a default route."""
+
+    def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
+        """What the node's own IPAM gives: an address with the whole range's prefix, a default route."""
+        bridge = self._book.bridge
+        if reservation.address is None:
+            raise RuntimeError("an address of our own was asked for and none reserved")
+        gateway = settings.gateway or bridge.address.ip
+        interface = IPv4Interface((reservation.address, bridge.address.network.prefixlen))
+        return Assignment((interface,), gateway, settings.routes or (DEFAULT_ROUTE,))
+
+    def _connect(
+        self,
+        request: PluginRequest,
+        namespace: NetworkNamespace,
+        settings: Settings,
+        reservation: Reservation,
+        assigned: Assignment,
+    ) -> tuple[Link, Link]:
+        """Make the pair and address the pod's end; both ends as the kernel has them."""
+        book, ifname = self._book, request.invocation.ifname
+        # The sockets belong to the pod's namespace for life; the thread is back home at once.
+        with namespace.entered():
+            pod, packets = RouteSocket(), announce.open_packet_socket()
+        with closing(pod), closing(packets):
+            host_link = self._make_pair(namespace, ifname, settings.mtu, reservation.host_interface)
+            if settings.hairpin:
+                book.host.execute([links.set_bridge_port(host_link.index, hairpin=True)])
+            pod_link = links.get_link(pod, name=ifname)
+            pod.execute(
+                [
+                    links.set_link(index=pod_link.index, up=True),
+                    *(addresses.add_address(index=pod_link.index, interface=item) for item in assigned.interfaces),
+                    *(
+                        routes.add_route(destination=item, gateway=assigned.gateway, device=pod_link.index)
+                        for item in assigned.destinations
+                    ),
+                ]
+            )
+            for item in assigned.interfaces:
+                announce.gratuitous_arp(packets, pod_link.index, pod_link.address, item.ip)
+        return host_link, pod_link
+
+    def _make_pair(self, namespace: NetworkNamespace, ifname: str, mtu: int, host_interface: str) -> Link:
+        host, bridge = self._book.host, self._book.bridge
+        pair = links.create_veth(
+            name=host_interface,
+            peer_name=ifname,
+            peer_namespace_fd=namespace.fd,
+            mtu=mtu,
+            master=bridge.index,
+        )
+        for attempt in (1, 2):
+            try:
+                host.execute([pair])
+                break
+            except NetlinkError as error:
+                # A DEL that has answered may not have deleted yet what has the same name.
+                if error.errno != errno.EEXIST or attempt == 2:
+                    raise CniError(ErrorCode.GENERIC, f"{ifname} for the sandbox: {error}") from error
+                self._book.wait_for_retired()
+        return links.get_link(host, name=host_interface)
 
     def gc(self, request: PluginRequest) -> None:
         """Retire what no valid attachment names."""
