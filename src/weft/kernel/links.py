@@ -1,0 +1,247 @@
+"""Network devices: messages that make, change and delete them, and what the kernel holds.
+
+Source: rtnetlink(7), include/uapi/linux/if_link.h. Measured choices: the peer of a veth is made in its final namespace
+under its final name (moving a device costs the kernel 16 ms), and one queue each way halves the time to make a pair.
+"""
+
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from weft.kernel import attributes as attr
+from weft.kernel import link_attributes as ifla
+from weft.kernel.link_attributes import BridgePort, Link, Vxlan, parse_link
+from weft.kernel.netlink import CREATE, EXCLUSIVE, REQUEST, Message, RouteSocket
+
+__all__ = [
+    "BridgePort",
+    "Link",
+    "Vxlan",
+    "create_bridge",
+    "create_veth",
+    "create_vxlan",
+    "delete_group",
+    "delete_link",
+    "dump_links",
+    "get_link",
+    "parse_link",
+    "set_bridge_port",
+    "set_link",
+]
+
+_NEW_LINK = 16
+_DELETE_LINK = 17
+_GET_LINK = 18
+
+_CREATE = REQUEST | CREATE | EXCLUSIVE
+
+_UNCHANGED_HEADER = ifla.HEADER.pack(0, 0, 0, 0, 0)
+_UP_HEADER = ifla.HEADER.pack(0, 0, 0, ifla.FLAG_UP, ifla.FLAG_UP)
+_ONE_QUEUE = attr.u32(ifla.TX_QUEUES, 1) + attr.u32(ifla.RX_QUEUES, 1)
+_NO_STATISTICS = attr.u32(ifla.EXTENDED_MASK, ifla.SKIP_STATISTICS)
+_NO_LINK_LOCAL = attr.nested(
+    ifla.FAMILIES, attr.nested(ifla.FAMILY_IPV6, attr.u8(ifla.IPV6_ADDRESS_GENERATION, ifla.GENERATE_NONE))
+)
+_GENERATED_LINK_LOCAL = attr.nested(
+    ifla.FAMILIES, attr.nested(ifla.FAMILY_IPV6, attr.u8(ifla.IPV6_ADDRESS_GENERATION, ifla.GENERATE_EUI64))
+)
+
+
+def create_veth(
+    *,
+    name: str,
+    peer_name: str,
+    peer_namespace_fd: int,
+    mtu: int,
+    master: int = 0,
+    up: bool = True,
+    peer_address: str | bytes | None = None,
+) -> Message:
+    """A pair: this end here, enslaved to ``master`` (an index; 0 for none), the peer in its own namespace.
+
+    The peer cannot be up yet, since the kernel makes it before the two are joined. ``mtu`` in bytes, for both.
+    """
+    peer = [_UNCHANGED_HEADER, attr.interface_name(ifla.NAME, peer_name), attr.u32(ifla.MTU, mtu), _ONE_QUEUE]
+    peer.append(attr.u32(ifla.NAMESPACE_FD, peer_namespace_fd))
+    if peer_address is not None:
+        peer.append(attr.attribute(ifla.ADDRESS, attr.link_address(peer_address)))
+    parts = [
+        _UP_HEADER if up else _UNCHANGED_HEADER,
+        attr.interface_name(ifla.NAME, name),
+        attr.u32(ifla.MTU, mtu),
+        _ONE_QUEUE,
+        _information("veth", attr.attribute(ifla.VETH_PEER, b"".join(peer))),
+    ]
+    if master:
+        parts.append(attr.u32(ifla.MASTER, master))
+    return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the pair {name} and {peer_name}")
+
+
+def create_bridge(*, name: str, address: str | bytes, mtu: int, up: bool = True) -> Message:
+    """A bridge with a MAC that no port changes; ``mtu`` in bytes."""
+    parts = [
+        _UP_HEADER if up else _UNCHANGED_HEADER,
+        attr.interface_name(ifla.NAME, name),
+        attr.attribute(ifla.ADDRESS, attr.link_address(address)),
+        attr.u32(ifla.MTU, mtu),
+        _information("bridge"),
+    ]
+    return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the bridge {name}")
+
+
+def create_vxlan(
+    *,
+    name: str,
+    vni: int,
+    port: int,
+    local: IPv4Address | IPv6Address,
+    underlay_index: int,
+    mtu: int,
+    address: str | bytes,
+    learning: bool = False,
+    up: bool = True,
+) -> Message:
+    """A VXLAN device without a default destination: it sends where forwarding entries say (RFC 7348).
+
+    ``port`` is the UDP port, ``local`` the address that packets leave with, ``mtu`` the inner one in bytes.
+    """
+    data = [
+        attr.u32(ifla.VXLAN_VNI, vni),
+        attr.attribute(ifla.VXLAN_PORT, struct.pack("!H", port)),
+        attr.attribute(ifla.VXLAN_LOCAL if local.version == 4 else ifla.VXLAN_LOCAL6, local.packed),
+        attr.u32(ifla.VXLAN_LINK, underlay_index),
+        attr.u8(ifla.VXLAN_LEARNING, learning),
+    ]
+    parts = [
+        _UP_HEADER if up else _UNCHANGED_HEADER,
+        attr.interface_name(ifla.NAME, name),
+        attr.attribute(ifla.ADDRESS, attr.link_address(address)),
+        attr.u32(ifla.MTU, mtu),
+        _information("vxlan", *data),
+    ]
+    return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the VXLAN device {name}")
+
+
+def set_link(
+    *,
+    index: int | None = None,
+    name: str | None = None,
+    up: bool | None = None,
+    master: int | None = None,
+    mtu: int | None = None,
+    group: int | None = None,
+    address: str | bytes | None = None,
+    new_name: str | None = None,
+    link_local: bool | None = None,
+) -> Message:
+    """Change what is given of one device; ``master=0`` takes it off its bridge.
+
+    ``link_local=False`` keeps the kernel from giving it an IPv6 link-local address when it comes up.
+    A new name needs the index: the kernel would take the name for the one to look up.
+    """
+    header, parts, shown = _identified(index, name, up)
+    if new_name is not None:
+        if index is None:
+            raise ValueError(f"renaming {name!r} to {new_name!r} needs its index instead of its name")
+        parts.append(attr.interface_name(ifla.NAME, new_name))
+    if address is not None:
+        parts.append(attr.attribute(ifla.ADDRESS, attr.link_address(address)))
+    for kind, value in ((ifla.MASTER, master), (ifla.MTU, mtu), (ifla.GROUP, group)):
+        if value is not None:
+            parts.append(attr.u32(kind, value))
+    if link_local is not None:
+        parts.append(_GENERATED_LINK_LOCAL if link_local else _NO_LINK_LOCAL)
+    return Message(_NEW_LINK, REQUEST, b"".join((header, *parts)), f"change {shown}")
+
+
+def set_bridge_port(
+    index: int | None = None,
+    *,
+    name: str | None = None,
+    hairpin: bool | None = None,
+    isolated: bool | None = None,
+    learning: bool | None = None,
+    flood: bool | None = None,
+    neighbour_suppression: bool | None = None,
+    link_local: bool | None = None,
+) -> Message:
+    """Change what is given of a port. ``hairpin``: frames may leave by the port they came in.
+
+    ``flood`` concerns frames for unknown MACs; ``link_local`` is that of ``set_link``, to spare a message.
+    """
+    header, parts, shown = _identified(index, name, None)
+    given = (
+        (ifla.PORT_HAIRPIN, hairpin),
+        (ifla.PORT_ISOLATED, isolated),
+        (ifla.PORT_LEARNING, learning),
+        (ifla.PORT_UNICAST_FLOOD, flood),
+        (ifla.PORT_NEIGHBOUR_SUPPRESSION, neighbour_suppression),
+    )
+    data = [attr.u8(kind, value) for kind, value in given if value is not None]
+    parts.append(
+        attr.nested(ifla.INFORMATION, attr.text(ifla.PORT_KIND, "bridge"), attr.nested(ifla.PORT_DATA, *data))
+    )
+    if link_local is not None:
+        parts.append(_GENERATED_LINK_LOCAL if link_local else _NO_LINK_LOCAL)
+    return Message(_NEW_LINK, REQUEST, b"".join((header, *parts)), f"change the bridge port {shown}")
+
+
+def delete_link(index: int | None = None, *, name: str | None = None) -> Message:
+    """Delete one device; of a pair, both ends. The kernel takes about 20 ms for it."""
+    header, parts, shown = _identified(index, name, None)
+    return Message(_DELETE_LINK, REQUEST, b"".join((header, *parts)), f"delete {shown}")
+
+
+def delete_group(group: int) -> Message:
+    """Delete all devices of a group, in about the time of one. ENODEV where there are none.
+
+    Raises ValueError for group 0, which every device is in that was put in no other.
+    """
+    if group == 0:
+        raise ValueError("group 0 holds every device that was put in no other group; delete devices one by one")
+    payload = _UNCHANGED_HEADER + attr.u32(ifla.GROUP, group)
+    return Message(_DELETE_LINK, REQUEST, payload, f"delete the devices of group {group:#x}")
+
+
+def get_link(host: RouteSocket, *, index: int | None = None, name: str | None = None) -> Link:
+    """One device. Raises NetlinkError: ENODEV where there is none.
+
+    The kernel first settles a change of carrier that it still has to act upon (since Linux 6.8), so a bridge port
+    whose peer just came up forwards when this returns.
+    """
+    header, parts, shown = _identified(index, name, None)
+    payload = b"".join((header, *parts, _NO_STATISTICS))
+    return parse_link(host.get(Message(_GET_LINK, REQUEST, payload, f"find {shown}")))
+
+
+def dump_links(host: RouteSocket, kind: str | None = None) -> Iterator[Link]:
+    """All devices of the namespace, or those of a kind such as ``veth``. Raises NetlinkError."""
+    parts = [_UNCHANGED_HEADER, _NO_STATISTICS]
+    if kind is not None:
+        parts.append(attr.nested(ifla.INFORMATION, attr.text(ifla.KIND, kind)))
+    what = f"list the {kind} devices" if kind else "list the devices"
+    for payload in host.dump(Message(_GET_LINK, REQUEST, b"".join(parts), what)):
+        link = parse_link(payload)
+        # The kernel filters only by kinds that it knows.
+        if kind is None or link.kind == kind:
+            yield link
+
+
+def _information(kind: str, *data: bytes) -> bytes:
+    parts = [attr.text(ifla.KIND, kind)]
+    if data:
+        parts.append(attr.nested(ifla.DATA, *data))
+    return attr.nested(ifla.INFORMATION, *parts)
+
+
+def _identified(index: int | None, name: str | None, up: bool | None) -> tuple[bytes, list[bytes], str]:
+    """The header and attributes that say which device is meant, and how to call it in words."""
+    if (index is None) == (name is None):
+        raise ValueError(f"a device is meant by its index or its name, one of them: {index=}, {name=}")
+    if index is not None and index <= 0:
+        raise ValueError(f"{index} is no index of a device: they start at 1")
+    flags, changed = (0, 0) if up is None else (ifla.FLAG_UP if up else 0, ifla.FLAG_UP)
+    header = ifla.HEADER.pack(0, 0, index or 0, flags, changed)
+    if name is None:
+        return header, [], f"device {index}"
+    return header, [attr.interface_name(ifla.NAME, name)], name

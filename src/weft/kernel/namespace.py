@@ -1,0 +1,120 @@
+"""Network namespaces, held by an open descriptor rather than by a name that may be reused.
+
+Entering a namespace (setns(2)) concerns the calling thread only. A socket belongs for life to the namespace in which
+it was opened, so a visit is short: enter, open sockets, come back.
+"""
+
+import ctypes
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import NoReturn, Self
+
+_CLONE_NEWNET = 0x40000000
+#: ioctl on a namespace's descriptor that answers its type (ioctl_ns(2)).
+_NS_GET_NSTYPE = 0xB703
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NetworkNamespace:
+    """A network namespace that stays alive while this object is open."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        """Use ``open``, ``from_fd`` or ``current``."""
+        self._descriptor = descriptor
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """The namespace that a file such as /run/netns/NAME or /proc/PID/ns/net stands for.
+
+        Raises OSError where the file cannot be opened, ValueError where it is no network namespace.
+        """
+        # Without O_NONBLOCK, a FIFO in that place would hold us for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return cls.from_fd(descriptor)
+        except ValueError:
+            raise ValueError(f"{os.fspath(path)!r} is not a network namespace") from None
+
+    @classmethod
+    def from_fd(cls, descriptor: int) -> Self:
+        """Own a descriptor from elsewhere. Raises ValueError, having closed it, where it is no network namespace."""
+        try:
+            kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWNET:
+            os.close(descriptor)
+            raise ValueError(f"descriptor {descriptor} is not a network namespace")
+        return cls(descriptor)
+
+    @classmethod
+    def current(cls) -> Self:
+        """The calling thread's namespace."""
+        return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; still owned by this object. -1 once closed."""
+        return self._descriptor
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode: equal for two descriptors exactly where the namespace is the same."""
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the calling thread into this namespace for the length of the block.
+
+        Nothing in the block may hand the thread to other work (no ``await``). Raises OSError where the namespace
+        cannot be entered. Where there is no way back, the process ends: a thread in the wrong namespace would
+        change another pod's network.
+        """
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _set_namespace(self._descriptor)
+            yield
+        finally:
+            try:
+                _set_namespace(home)
+            except OSError as error:
+                _end_process(error)
+            os.close(home)
+
+    def close(self) -> None:
+        """Let go of the namespace. Closing twice is fine."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._descriptor < 0:
+            return "<NetworkNamespace closed>"
+        device, inode = self.identity
+        return f"<NetworkNamespace {device}:{inode} on descriptor {self._descriptor}>"
+
+
+def _set_namespace(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot enter the network namespace: {os.strerror(number)}")
+
+
+def _end_process(error: OSError) -> NoReturn:
+    os.write(2, f"weft: no way back to the thread's own network namespace ({error}); ending\n".encode())
+    os.abort()
