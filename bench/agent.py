@@ -30,7 +30,7 @@ def agents() -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
-            root = os.readlink(path.parent / "ns/net")
+            root = str((path.parent / "ns/net").readlink())
         except OSError:
             continue
         if b"agent" in words and any(word.endswith(b"weft") for word in words) and root in _namespaces():

@@ -90,10 +90,8 @@ class Agent:
         gateway = self._addresses.start()
         self._node = Node(settings.node_name, underlay.address, gateway, mtu)
         devices = weave.devices(self._node)
-        self._record = NodeRecord(
-            underlay.address, devices.tunnel.address, gateway.ip, _instance(self._journal)
-        )
-        self._dataplane = Dataplane(devices, settings.universe)
+        self._record = NodeRecord(underlay.address, devices.tunnel.address, gateway.ip, _instance(self._journal))
+        self._dataplane = Dataplane(devices, settings.universe, underlay)
         self._reaper = Reaper(self._journal, free_addresses(self._addresses))
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
         self._membership = Membership(self._cluster, self._dataplane, self._node)

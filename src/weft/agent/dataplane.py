@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class UnderlayError(Exception):
 class Underlay:
     """How this node reaches the others: device, its address there, MTU in bytes."""
 
+    index: int
     device: str
     address: IPv4Address
     mtu: int
@@ -56,13 +58,15 @@ def find_underlay(wanted: IPv4Address | None) -> Underlay:
             candidates = [(address, link) for address, link in held if address == wanted]
             missing = f"no device holds the node address {wanted}: give an address of this node"
         else:
-            default = [route.device for route in routes.dump_routes(host) if _is_default(route)]
+            default = [
+                route.device for route in routes.dump_routes(host, family=socket.AF_INET) if _is_default(route)
+            ]
             candidates = [(address, link) for address, link in held if link.index in default[:1]]
             missing = "no default route with an IPv4 address tells the underlay: give --node-address"
     if not candidates:
         raise UnderlayError(missing)
     address, link = candidates[0]
-    return Underlay(link.name, address, link.mtu)
+    return Underlay(link.index, link.name, address, link.mtu)
 
 
 def foreign_routes() -> list[tuple[IPv4Network, str]]:
@@ -71,7 +75,7 @@ def foreign_routes() -> list[tuple[IPv4Network, str]]:
         names = {link.index: link.name for link in links.dump_links(host)}
         return [
             (route.destination, names.get(route.device, "?"))
-            for route in routes.dump_routes(host)
+            for route in routes.dump_routes(host, family=socket.AF_INET)
             if isinstance(route.destination, IPv4Network)
             and names.get(route.device) not in (weave.BRIDGE, weave.TUNNEL)
         ]
@@ -80,7 +84,8 @@ def foreign_routes() -> list[tuple[IPv4Network, str]]:
 class Dataplane:
     """The devices of this node and the way to its peers. Safe for several threads."""
 
-    def __init__(self, devices: Devices, universe: IPv4Network) -> None:
+    def __init__(self, devices: Devices, universe: IPv4Network, underlay: Underlay) -> None:
+        self._underlay = underlay
         self._devices = devices
         self._universe = universe
         self._lock = threading.Lock()
@@ -130,17 +135,19 @@ class Dataplane:
             host.execute([links.create_bridge(name=wanted.name, address=wanted.address, mtu=wanted.mtu)])
             _log.info("bridge %s made", wanted.name)
         elif link.kind != "bridge":
-            raise UnderlayError(f"device {wanted.name} is a {link.kind or 'device'}, not a bridge: rename or remove it")
+            raise UnderlayError(
+                f"device {wanted.name} is a {link.kind or 'device'}, not a bridge: rename or remove it"
+            )
         link = links.get_link(host, name=wanted.name)
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
         mine = self._devices.bridge_address
-        present = {item.interface for item in addresses.dump_addresses(host, index=link.index)}
+        present = {item.interface for item in addresses.dump_addresses(host, link.index)}
         if mine not in present:
-            host.execute([addresses.add_address(index=link.index, interface=mine)])
+            host.execute([addresses.add_address(link.index, mine)])
         for other in present - {mine}:
             if isinstance(other, IPv4Interface):
-                host.execute([addresses.delete_address(index=link.index, interface=other)])
+                host.execute([addresses.delete_address(link.index, other)])
         return Bridge(link.index, wanted.name, wanted.address, mine, wanted.mtu)
 
     def _ensure_tunnel(self, host: RouteSocket) -> None:
@@ -157,6 +164,7 @@ class Dataplane:
                         vni=wanted.vni,
                         port=wanted.port,
                         local=wanted.local,
+                        underlay_index=self._underlay.index,
                         mtu=wanted.mtu,
                         address=wanted.address,
                     )
@@ -192,46 +200,45 @@ def _observe(host: RouteSocket, tunnel: int) -> Forwarding:
     return Forwarding(
         frozenset(
             Route(route.destination, route.gateway, route.source)
-            for route in routes.dump_routes(host)
-            if route.device == tunnel
-            and isinstance(route.destination, IPv4Network)
+            for route in routes.dump_routes(host, family=socket.AF_INET, device=tunnel)
+            if isinstance(route.destination, IPv4Network)
             and isinstance(route.gateway, IPv4Address)
             and isinstance(route.source, IPv4Address)
         ),
         frozenset(
             Neighbour(item.address, item.link_address)
-            for item in neighbours.dump_neighbours(host)
-            if item.index == tunnel and item.permanent and isinstance(item.address, IPv4Address)
+            for item in neighbours.dump_neighbours(host, tunnel)
+            if item.permanent and item.link_address and isinstance(item.address, IPv4Address)
         ),
         frozenset(
             ForwardingEntry(item.link_address, item.destination)
-            for item in neighbours.dump_fdb(host)
-            if item.index == tunnel and isinstance(item.destination, IPv4Address)
+            for item in neighbours.dump_forwarding_entries(host, tunnel)
+            if isinstance(item.destination, IPv4Address)
         ),
     )
 
 
 def _route(tunnel: int, item: Route) -> Message:
     return routes.replace_route(
-        destination=item.destination, gateway=item.gateway, device=tunnel, source=item.source, onlink=True
+        item.destination, gateway=item.gateway, device=tunnel, source=item.source, on_link=True
     )
 
 
 def _neighbour(tunnel: int, item: Neighbour) -> Message:
-    return neighbours.replace_neighbour(index=tunnel, address=item.gateway, link_address=item.link_address)
+    return neighbours.replace_neighbour(tunnel, item.gateway, item.link_address)
 
 
 def _entry(tunnel: int, item: ForwardingEntry) -> Message:
-    return neighbours.replace_fdb(index=tunnel, link_address=item.link_address, destination=item.address)
+    return neighbours.replace_forwarding_entry(tunnel, item.link_address, item.address)
 
 
 def _removals(tunnel: int, plan: Forwarding, present: Forwarding) -> Iterator[Message]:
     """What no plan asks for any more; what was replaced by an item with the same key is gone already."""
     for destination in {item.destination for item in present.routes} - {item.destination for item in plan.routes}:
-        yield routes.delete_route(destination=destination, device=tunnel)
+        yield routes.delete_route(destination, device=tunnel)
     for gateway in {item.gateway for item in present.neighbours} - {item.gateway for item in plan.neighbours}:
-        yield neighbours.delete_neighbour(index=tunnel, address=gateway)
+        yield neighbours.delete_neighbour(tunnel, gateway)
     wanted = {item.link_address for item in plan.entries}
     for entry in present.entries:
         if entry.link_address not in wanted:
-            yield neighbours.delete_fdb(index=tunnel, link_address=entry.link_address, destination=entry.address)
+            yield neighbours.delete_forwarding_entry(tunnel, entry.link_address, entry.address)

@@ -1,9 +1,9 @@
 """The status API: what Weave's users ask of ``127.0.0.1:6784/status``, in Weave's words.
 
-    GET /status          text; 503 until the agent serves
-    GET /status/ipam     who owns how much of the range
-    GET /status/peers    who is there
-    GET /report          all of it as JSON
+GET /status          text; 503 until the agent serves
+GET /status/ipam     who owns how much of the range
+GET /status/peers    who is there
+GET /report          all of it as JSON
 """
 
 import http.server
@@ -78,7 +78,7 @@ def summary(report: Report) -> str:
             ("Range", f"{report.universe}"),
             ("DefaultSubnet", f"{report.universe}"),
             ("Gateway", report.gateway),
-            ("Blocks", " ".join(map(str, report.blocks)) or "none"),
+            ("Blocks", _joined(report.blocks)),
             ("Addresses", f"{report.in_use} in use, {report.free} free"),
         ],
     ]
@@ -99,9 +99,13 @@ def ipam(report: Report) -> str:
 def peers(report: Report) -> str:
     """The text of /status/peers: name, underlay address, bridge address, blocks."""
     return "".join(
-        f"{peer.name:<37} {peer.address!s:<15} gateway {peer.gateway!s:<15} blocks {' '.join(map(str, peer.blocks))}\n"
+        f"{peer.name:<37} {peer.address!s:<15} gateway {peer.gateway!s:<15} blocks {_joined(peer.blocks)}\n"
         for peer in report.peers
     )
+
+
+def _joined(blocks: Sequence[IPv4Network]) -> str:
+    return " ".join(map(str, blocks)) or "none"
 
 
 def _share(name: str, count: int, total: int, remark: str) -> str:
@@ -174,7 +178,7 @@ def _handler(report: Callable[[], Report]) -> type[http.server.BaseHTTPRequestHa
         def address_string(self) -> str:
             return self.client_address[0] if self.client_address else "unix"
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        def log_message(self, format: str, *args: object) -> None:  # the base class's name
             _log.debug(format, *args)
 
     return Handler

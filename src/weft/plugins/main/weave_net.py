@@ -158,49 +158,52 @@ class WeaveNet:
         reservation: Reservation,
         assigned: Assignment,
     ) -> tuple[Link, Link]:
-        """Make the pair and address the pod's end; both ends as the kernel has them."""
-        book, ifname = self._book, request.invocation.ifname
+        """Make the pair and address the pod's end; both ends as the kernel has them then."""
+        host, host_interface, ifname = self._book.host, reservation.host_interface, request.invocation.ifname
         # The sockets belong to the pod's namespace for life; the thread is back home at once.
         with namespace.entered():
             pod, packets = RouteSocket(), announce.open_packet_socket()
-        with closing(pod), closing(packets):
-            host_link = self._make_pair(namespace, ifname, settings.mtu, reservation.host_interface)
-            if settings.hairpin:
-                book.host.execute([links.set_bridge_port(host_link.index, hairpin=True)])
+        with pod, packets:
+            self._make_pair(namespace, ifname, settings, host_interface)
             pod_link = links.get_link(pod, name=ifname)
             pod.execute(
                 [
                     links.set_link(index=pod_link.index, up=True),
-                    *(addresses.add_address(index=pod_link.index, interface=item) for item in assigned.interfaces),
+                    *(addresses.add_address(pod_link.index, item) for item in assigned.interfaces),
                     *(
-                        routes.add_route(destination=item, gateway=assigned.gateway, device=pod_link.index)
-                        for item in assigned.destinations
+                        routes.add_route(item.destination, gateway=item.gateway, device=pod_link.index)
+                        for item in assigned.routes
                     ),
                 ]
             )
+            # After this question the port forwards, so the announcement below is heard (see get_link).
+            host_link = links.get_link(host, name=host_interface)
             for item in assigned.interfaces:
-                announce.gratuitous_arp(packets, pod_link.index, pod_link.address, item.ip)
+                if isinstance(item, IPv4Interface):
+                    announce.gratuitous_arp(packets, ifname, pod_link.address, item.ip)
         return host_link, pod_link
 
-    def _make_pair(self, namespace: NetworkNamespace, ifname: str, mtu: int, host_interface: str) -> Link:
-        host, bridge = self._book.host, self._book.bridge
-        pair = links.create_veth(
-            name=host_interface,
-            peer_name=ifname,
-            peer_namespace_fd=namespace.fd,
-            mtu=mtu,
-            master=bridge.index,
-        )
+    def _make_pair(self, namespace: NetworkNamespace, ifname: str, settings: Settings, host_interface: str) -> None:
+        messages = [
+            links.create_veth(
+                name=host_interface,
+                peer_name=ifname,
+                peer_namespace_fd=namespace.fd,
+                mtu=settings.mtu,
+                master=self._book.bridge.index,
+            ),
+            # The host end carries pods' frames only: no IPv6 link-local address of its own.
+            links.set_bridge_port(name=host_interface, hairpin=settings.hairpin, link_local=False),
+        ]
         for attempt in (1, 2):
-            try:
-                host.execute([pair])
-                break
-            except NetlinkError as error:
-                # A DEL that has answered may not have deleted yet what has the same name.
-                if error.errno != errno.EEXIST or attempt == 2:
-                    raise CniError(ErrorCode.GENERIC, f"{ifname} for the sandbox: {error}") from error
+            refused = next(filter(None, self._book.host.attempt(messages)), None)
+            if refused is None:
+                return
+            # A DEL that has answered may not have deleted yet what has the same name.
+            if refused.errno == errno.EEXIST and attempt == 1:
                 self._book.wait_for_retired()
-        return links.get_link(host, name=host_interface)
+                continue
+            raise CniError(ErrorCode.GENERIC, f"CNI_IFNAME {ifname}: {refused}") from refused
 
     def gc(self, request: PluginRequest) -> None:
         """Retire what no valid attachment names."""

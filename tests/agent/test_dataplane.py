@@ -1,0 +1,159 @@
+"""The dataplane in a namespace of its own: devices made and repaired, peers that come, move and go."""
+
+import json
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
+
+import pytest
+from tests.namespaces import inside, ip, network_namespace, run
+
+from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
+from weft.fabric import weave
+from weft.fabric.plan import Node, Peer, derived_link_address
+
+UNIVERSE = IPv4Network("10.244.0.0/16")
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    """A node with an underlay: eth0 with an address and a default route."""
+    with network_namespace() as name:
+        for command in (
+            "link set lo up",
+            "link add eth0 type veth peer name wire",
+            "link set wire up",
+            "link set eth0 up",
+            "address add 172.25.1.2/24 dev eth0",
+            "route add default via 172.25.1.1",
+        ):
+            ip(*command.split(), namespace=name)
+        yield name
+
+
+def make(host: str) -> Dataplane:
+    def build() -> Dataplane:
+        underlay = find_underlay(None)
+        node = Node("controlplane", underlay.address, IPv4Interface("10.244.0.1/16"), weave.mtu(underlay.mtu))
+        dataplane = Dataplane(weave.devices(node), UNIVERSE, underlay)
+        dataplane.ensure_devices()
+        return dataplane
+
+    return inside(host, build)
+
+
+def peer(number: int, blocks: int = 1) -> Peer:
+    base = int(IPv4Address(f"10.244.{number}.0"))
+    return Peer(
+        f"node{number}",
+        IPv4Address(f"172.25.1.{number}"),
+        derived_link_address("vtep", f"node{number}"),
+        IPv4Address(base),
+        tuple(IPv4Network((base + 256 * block, 24)) for block in range(blocks)),
+    )
+
+
+def plan(*peers: Peer) -> Any:
+    node = Node("controlplane", IPv4Address("172.25.1.2"), IPv4Interface("10.244.0.1/16"), 1450)
+    return weave.forwarding(node, peers)
+
+
+def shown(host: str, *command: str) -> Any:
+    return json.loads(run(*command, namespace=host) or "[]")
+
+
+def tunnel_routes(host: str) -> dict[str, tuple[str, str]]:
+    routes = shown(host, "ip", "-j", "route", "show", "dev", weave.TUNNEL)
+    return {route["dst"]: (route["gateway"], route["prefsrc"]) for route in routes}
+
+
+def forwarding_entries(host: str) -> dict[str, str]:
+    entries = shown(host, "bridge", "-j", "fdb", "show", "dev", weave.TUNNEL)
+    return {entry["mac"]: entry["dst"] for entry in entries}
+
+
+def test_the_seeds_view_of_the_bridge(host: str) -> None:
+    make(host)
+    text = ip("address", "show", "weave", namespace=host)
+    assert "inet 10.244.0.1/16 brd 10.244.255.255 scope global weave" in text
+    assert "mtu 1450" in text
+    routes = ip("route", namespace=host)
+    assert "10.244.0.0/16 dev weave proto kernel scope link src 10.244.0.1" in routes
+    tunnel = shown(host, "ip", "-d", "-j", "link", "show", weave.TUNNEL)[0]
+    data = tunnel["linkinfo"]["info_data"]
+    assert (data["id"], data["port"], data["local"], data["learning"]) == (6784, 6784, "172.25.1.2", False)
+    assert forwarding_entries(host) == {}
+
+
+def test_sysctls_and_masquerade(host: str) -> None:
+    make(host)
+    for key, value in (("ip_forward", "1"), ("conf/weave/proxy_arp", "1"), ("neigh/weave/proxy_delay", "0")):
+        assert run("cat", f"/proc/sys/net/ipv4/{key}", namespace=host).strip() == value
+    rules = run("nft", "list", "table", "ip", "weft", namespace=host)
+    assert "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16" in rules
+    assert "masquerade" in rules
+
+
+def test_peers_come_move_and_go(host: str) -> None:
+    dataplane = make(host)
+
+    def apply(*peers: Peer) -> int:
+        return inside(host, lambda: dataplane.apply(plan(*peers)))
+
+    one, two = peer(50), peer(60, blocks=2)
+    assert apply(one, two) == 3 + 2 + 2
+    assert apply(one, two) == 0
+    assert tunnel_routes(host) == {
+        "10.244.50.0/24": ("10.244.50.0", "10.244.0.1"),
+        "10.244.60.0/24": ("10.244.60.0", "10.244.0.1"),
+        "10.244.61.0/24": ("10.244.60.0", "10.244.0.1"),
+    }
+    moved = Peer(one.name, IPv4Address("172.25.1.99"), one.link_address, one.gateway, one.blocks)
+    apply(moved)
+    assert forwarding_entries(host) == {one.link_address: "172.25.1.99"}
+    assert set(tunnel_routes(host)) == {"10.244.50.0/24"}
+    neighbours = shown(host, "ip", "-j", "neighbour", "show", "dev", weave.TUNNEL)
+    assert [(entry["dst"], entry["lladdr"], entry["state"]) for entry in neighbours] == [
+        ("10.244.50.0", one.link_address, ["PERMANENT"])
+    ]
+    apply()
+    assert (tunnel_routes(host), forwarding_entries(host)) == ({}, {})
+
+
+def test_what_others_broke_is_repaired(host: str) -> None:
+    dataplane = make(host)
+    inside(host, lambda: dataplane.apply(plan(peer(50))))
+    for command in ("link delete vxlan-6784", "link set weave down", "address add 10.9.9.9/24 dev weave"):
+        ip(*command.split(), namespace=host)
+    inside(host, dataplane.ensure_devices)
+    inside(host, lambda: dataplane.apply(plan(peer(50))))
+    assert set(tunnel_routes(host)) == {"10.244.50.0/24"}
+    assert "10.9.9.9" not in ip("address", "show", "weave", namespace=host)
+    ip("link", "delete", "weave", namespace=host)
+    inside(host, dataplane.ensure_devices)
+    assert dataplane.bridge.index == shown(host, "ip", "-j", "link", "show", "weave")[0]["ifindex"]
+
+
+def test_a_device_of_another_kind_is_named_and_kept(host: str) -> None:
+    ip("link", "add", "weave", "type", "veth", "peer", "name", "other", namespace=host)
+    with pytest.raises(UnderlayError, match="weave is a veth, not a bridge"):
+        make(host)
+    assert shown(host, "ip", "-d", "-j", "link", "show", "weave")[0]["linkinfo"]["info_kind"] == "veth"
+
+
+def test_the_underlay_is_the_default_routes_device_or_the_wanted_address(host: str) -> None:
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "wire1", namespace=host)
+    ip("address", "add", "192.168.7.7/24", "dev", "eth1", namespace=host)
+    found = inside(host, lambda: find_underlay(None))
+    assert (found.device, str(found.address), found.mtu) == ("eth0", "172.25.1.2", 1500)
+    assert inside(host, lambda: find_underlay(IPv4Address("192.168.7.7"))).device == "eth1"
+    with pytest.raises(UnderlayError, match=r"192\.168\.7\.8"):
+        inside(host, lambda: find_underlay(IPv4Address("192.168.7.8")))
+    ip("route", "delete", "default", namespace=host)
+    with pytest.raises(UnderlayError, match="--node-address"):
+        inside(host, lambda: find_underlay(None))
+
+
+def test_our_own_routes_are_not_foreign(host: str) -> None:
+    make(host)
+    assert {device for _, device in inside(host, foreign_routes)} == {"eth0"}
