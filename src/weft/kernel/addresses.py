@@ -5,7 +5,6 @@ Source: rtnetlink(7), include/uapi/linux/if_addr.h.
 
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -41,8 +40,8 @@ SCOPE_HOST = 254
 class Address:
     """An address of the device ``index``, with its prefix length.
 
-    ``peer`` is the other end's address on a point-to-point device. ``tentative``: duplicate address detection runs,
-    the address cannot be used yet; ``duplicate``: it found another holder, the address cannot be used at all.
+    ``peer`` is the other end's address on a point-to-point device. ``tentative``: duplicate address detection
+    runs, the address cannot be used yet; ``duplicate``: another holder was found, it cannot be used at all.
     """
 
     index: int
@@ -60,17 +59,21 @@ def add_address(
 ) -> Message:
     """Give the device an address; EEXIST where it has it.
 
-    The broadcast address is computed where the subnet has one (RFC 3021: none below /30); an IPv6 address is usable
-    at once, without duplicate address detection. ``prefix_route=False`` leaves out the route to the subnet.
+    The broadcast address is computed where the subnet has one (RFC 3021: a /31 has none); an IPv6 address is
+    usable at once, without duplicate address detection. ``prefix_route=False`` makes no route to the subnet.
     """
-    return _new(index, interface, scope, prefix_route, CREATE | EXCLUSIVE, "add")
+    payload = encode_address(index, interface, scope, prefix_route)
+    doing = f"add the address {interface} to device {index}"
+    return Message(_NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, payload, doing)
 
 
 def replace_address(
     index: int, interface: IPv4Interface | IPv6Interface, *, scope: int = SCOPE_GLOBAL, prefix_route: bool = True
 ) -> Message:
     """Like ``add_address``; fine where the device has the address."""
-    return _new(index, interface, scope, prefix_route, CREATE | REPLACE, "set")
+    payload = encode_address(index, interface, scope, prefix_route)
+    doing = f"set the address {interface} of device {index}"
+    return Message(_NEW_ADDRESS, REQUEST | CREATE | REPLACE, payload, doing)
 
 
 def delete_address(index: int, interface: IPv4Interface | IPv6Interface) -> Message:
@@ -82,7 +85,7 @@ def delete_address(index: int, interface: IPv4Interface | IPv6Interface) -> Mess
 
 def dump_addresses(
     host: RouteSocket, index: int | None = None, *, target_namespace_id: int | None = None
-) -> Iterator[Address]:
+) -> list[Address]:
     """All addresses, or those of one device. Raises NetlinkError.
 
     ``target_namespace_id`` reads those of another namespace without entering it; the identifier is the one that a
@@ -92,11 +95,13 @@ def dump_addresses(
     target = (
         b"" if target_namespace_id is None else struct.pack("=HHi", 8, _TARGET_NAMESPACE_ID, target_namespace_id)
     )
-    for payload in host.dump(Message(_GET_ADDRESS, REQUEST, header + target, "list the addresses")):
-        address = parse_address(payload)
-        # Not every family filters by device.
-        if address is not None and index in (None, address.index):
-            yield address
+    payloads = host.dump(Message(_GET_ADDRESS, REQUEST, header + target, "list the addresses"))
+    # Not every family filters by device.
+    return [
+        address
+        for address in map(parse_address, payloads)
+        if address is not None and index in (None, address.index)
+    ]
 
 
 def parse_address(payload: bytes) -> Address | None:
@@ -124,9 +129,8 @@ def parse_address(payload: bytes) -> Address | None:
     )
 
 
-def _new(
-    index: int, interface: IPv4Interface | IPv6Interface, scope: int, prefix_route: bool, flags: int, verb: str
-) -> Message:
+def encode_address(index: int, interface: IPv4Interface | IPv6Interface, scope: int, prefix_route: bool) -> bytes:
+    """What the kernel is told of an address."""
     network = interface.network
     parts = [
         _HEADER.pack(_family(interface), network.prefixlen, 0, scope, index),
@@ -140,8 +144,7 @@ def _new(
         parts.append(attr.attribute(_BROADCAST, network.broadcast_address.packed))
     if more:
         parts.append(attr.u32(_FLAGS, more))
-    doing = f"{verb} the address {interface} on device {index}"
-    return Message(_NEW_ADDRESS, REQUEST | flags, b"".join(parts), doing)
+    return b"".join(parts)
 
 
 def _family(interface: IPv4Interface | IPv6Interface) -> int:

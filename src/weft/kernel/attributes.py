@@ -24,6 +24,8 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 #: Bytes of an interface's name (IFNAMSIZ, less the closing NUL).
 _LONGEST_NAME = 15
+# dev_valid_name() takes these for separators or space; % would ask for a name made from a pattern.
+_NOT_IN_NAMES = frozenset(b"/:%\0\t\n\v\f\r \xa0")
 
 
 class MalformedMessage(ValueError):
@@ -44,18 +46,18 @@ def nested(kind: int, *parts: bytes) -> bytes:
 
 
 def u8(kind: int, value: int) -> bytes:
-    """An unsigned byte."""
-    return _WITH_U8.pack(5, kind, value)
+    """An unsigned byte. Like the other numbers, raises ValueError where the value does not fit."""
+    return _packed(_WITH_U8, 5, kind, value)
 
 
 def u16(kind: int, value: int) -> bytes:
     """An unsigned number of two bytes."""
-    return _WITH_U16.pack(6, kind, value)
+    return _packed(_WITH_U16, 6, kind, value)
 
 
 def u32(kind: int, value: int) -> bytes:
     """An unsigned number of four bytes."""
-    return _WITH_U32.pack(8, kind, value)
+    return _packed(_WITH_U32, 8, kind, value)
 
 
 def text(kind: int, value: str) -> bytes:
@@ -66,13 +68,9 @@ def text(kind: int, value: str) -> bytes:
 def interface_name(kind: int, value: str) -> bytes:
     """The name of an interface. Raises ValueError where the kernel would refuse it or cut it short."""
     encoded = os.fsencode(value)
-    if (
-        not 0 < len(encoded) <= _LONGEST_NAME
-        or value in (".", "..")
-        or any(c in "/:" or c.isspace() for c in value)
-    ):
+    if not 0 < len(encoded) <= _LONGEST_NAME or value in (".", "..") or not _NOT_IN_NAMES.isdisjoint(encoded):
         raise ValueError(
-            f"{value!r} cannot name an interface: 1 to {_LONGEST_NAME} bytes without '/', ':' and white space"
+            f"{value!r} cannot name an interface: 1 to {_LONGEST_NAME} bytes without '/', ':', '%' and white space"
         )
     return attribute(kind, encoded + b"\0")
 
@@ -96,14 +94,15 @@ def decode(data: bytes, start: int = 0) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     end = len(data)
     unpack = _HEADER.unpack_from
-    while end - start >= 4:
-        length, kind = unpack(data, start)
-        if length < 4 or length > end - start:
-            raise MalformedMessage(f"an attribute of {length} bytes where {end - start} are left")
-        found[kind & _TYPE_MASK] = data[start + 4 : start + length]
-        start += length + 3 & ~3
-    if start < end:
-        raise MalformedMessage(f"{end - start} bytes left over after the last attribute")
+    try:
+        while start < end:
+            length, kind = unpack(data, start)
+            if not 4 <= length <= end - start:
+                raise MalformedMessage(f"an attribute of {length} bytes where {end - start} are left")
+            found[kind & _TYPE_MASK] = data[start + 4 : start + length]
+            start += length + 3 & -4
+    except struct.error:
+        raise MalformedMessage(f"{end - start} bytes left over after the last attribute") from None
     return found
 
 
@@ -146,6 +145,14 @@ def as_ip_address(value: bytes) -> IPv4Address | IPv6Address:
     if len(value) == 16:
         return IPv6Address(value)
     raise MalformedMessage(f"{len(value)} bytes where an IPv4 or IPv6 address is expected")
+
+
+def _packed(layout: struct.Struct, length: int, kind: int, value: int) -> bytes:
+    try:
+        return layout.pack(length, kind, value)
+    except struct.error:
+        largest = (1 << 8 * (length - 4)) - 1
+        raise ValueError(f"{value} does not fit attribute {kind}: it takes 0 to {largest}") from None
 
 
 def _number(layout: struct.Struct, value: bytes) -> int:

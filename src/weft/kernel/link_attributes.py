@@ -98,10 +98,10 @@ class BridgePort:
 class Link:
     """A network device.
 
-    ``kind`` is empty for hardware and loopback; ``mtu`` in bytes; ``master`` the index of its bridge or 0. ``up`` is
-    what was asked for, ``operational`` whether it can carry frames. ``peer_index`` is the device at the other end, or
-    the one below, 0 for none; it counts in the namespace ``peer_namespace_id``, None for this one. (The identifier is
-    the one that ``ip netns`` and address dumps use.)
+    ``kind`` is empty for hardware and loopback; ``mtu`` in bytes; ``master`` the index of its bridge or 0. ``up``
+    is what was asked for, ``operational`` whether it can carry frames. ``peer_index`` is the device at the other
+    end, or the one below, 0 for none; it is an index of the namespace ``peer_namespace_id``, None for this one.
+    (That identifier is this namespace's own for the other; dumps of addresses take it too.)
     """
 
     index: int

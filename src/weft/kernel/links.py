@@ -1,11 +1,11 @@
 """Network devices: messages that make, change and delete them, and what the kernel holds.
 
-Source: rtnetlink(7), include/uapi/linux/if_link.h. Measured choices: the peer of a veth is made in its final namespace
-under its final name (moving a device costs the kernel 16 ms), and one queue each way halves the time to make a pair.
+Source: rtnetlink(7), include/uapi/linux/if_link.h. Measured choices: the peer of a veth is made in its final
+namespace under its final name, since moving a device costs the kernel 16 ms; one queue each way saves a third of
+the time to make a pair.
 """
 
 import struct
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from weft.kernel import attributes as attr
@@ -214,17 +214,15 @@ def get_link(host: RouteSocket, *, index: int | None = None, name: str | None = 
     return parse_link(host.get(Message(_GET_LINK, REQUEST, payload, f"find {shown}")))
 
 
-def dump_links(host: RouteSocket, kind: str | None = None) -> Iterator[Link]:
+def dump_links(host: RouteSocket, kind: str | None = None) -> list[Link]:
     """All devices of the namespace, or those of a kind such as ``veth``. Raises NetlinkError."""
     parts = [_UNCHANGED_HEADER, _NO_STATISTICS]
     if kind is not None:
         parts.append(attr.nested(ifla.INFORMATION, attr.text(ifla.KIND, kind)))
     what = f"list the {kind} devices" if kind else "list the devices"
-    for payload in host.dump(Message(_GET_LINK, REQUEST, b"".join(parts), what)):
-        link = parse_link(payload)
-        # The kernel filters only by kinds that it knows.
-        if kind is None or link.kind == kind:
-            yield link
+    found = map(parse_link, host.dump(Message(_GET_LINK, REQUEST, b"".join(parts), what)))
+    # The kernel filters only by kinds that it knows.
+    return [link for link in found if kind in (None, link.kind)]
 
 
 def _information(kind: str, *data: bytes) -> bytes:

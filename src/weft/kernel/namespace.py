@@ -1,7 +1,7 @@
 """Network namespaces, held by an open descriptor rather than by a name that may be reused.
 
-Entering a namespace (setns(2)) concerns the calling thread only. A socket belongs for life to the namespace in which
-it was opened, so a visit is short: enter, open sockets, come back.
+Entering a namespace (setns(2)) concerns the calling thread only. A socket belongs for life to the namespace in
+which it was opened, so a visit is short: enter, open sockets, come back.
 """
 
 import ctypes
@@ -43,7 +43,10 @@ class NetworkNamespace:
 
     @classmethod
     def from_fd(cls, descriptor: int) -> Self:
-        """Own a descriptor from elsewhere. Raises ValueError, having closed it, where it is no network namespace."""
+        """Own a descriptor from elsewhere.
+
+        Raises ValueError, having closed the descriptor, where it is no network namespace.
+        """
         try:
             kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
         except OSError:

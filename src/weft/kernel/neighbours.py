@@ -1,12 +1,11 @@
 """Neighbours (which MAC an IP address has) and forwarding entries (where a VXLAN device or bridge sends a MAC).
 
-Source: rtnetlink(7), bridge(8), include/uapi/linux/neighbour.h. Both are one table to netlink; forwarding entries are
-those of the family AF_BRIDGE.
+Source: rtnetlink(7), bridge(8), include/uapi/linux/neighbour.h. Both are one table to netlink; forwarding entries
+are those of the family AF_BRIDGE.
 """
 
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -58,7 +57,7 @@ class Neighbour:
 class ForwardingEntry:
     """Frames for a MAC: on a VXLAN device ``index``, to the node at the underlay address ``destination``.
 
-    ``destination`` is None in the table of a bridge (``master`` is its index): there the frames leave by ``index``.
+    ``destination`` is None in the table of a bridge (its index is ``master``): there frames leave by ``index``.
     """
 
     index: int
@@ -72,14 +71,18 @@ def add_neighbour(
     index: int, address: IPv4Address | IPv6Address, link_address: str | bytes, *, state: int = PERMANENT
 ) -> Message:
     """A new neighbour; EEXIST where the address has an entry."""
-    return _neighbour(index, address, link_address, state, CREATE | EXCLUSIVE, "add")
+    payload = encode_neighbour(index, address, link_address, state)
+    doing = f"add the neighbour {address} to device {index}"
+    return Message(_NEW_NEIGHBOUR, REQUEST | CREATE | EXCLUSIVE, payload, doing)
 
 
 def replace_neighbour(
     index: int, address: IPv4Address | IPv6Address, link_address: str | bytes, *, state: int = PERMANENT
 ) -> Message:
     """Like ``add_neighbour``; takes the place of the address's entry."""
-    return _neighbour(index, address, link_address, state, CREATE | REPLACE, "set")
+    payload = encode_neighbour(index, address, link_address, state)
+    doing = f"set the neighbour {address} of device {index}"
+    return Message(_NEW_NEIGHBOUR, REQUEST | CREATE | REPLACE, payload, doing)
 
 
 def delete_neighbour(index: int, address: IPv4Address | IPv6Address) -> Message:
@@ -88,47 +91,83 @@ def delete_neighbour(index: int, address: IPv4Address | IPv6Address) -> Message:
     return Message(_DELETE_NEIGHBOUR, REQUEST, payload, f"delete the neighbour {address} of device {index}")
 
 
-def dump_neighbours(host: RouteSocket, index: int | None = None) -> Iterator[Neighbour]:
+def dump_neighbours(host: RouteSocket, index: int | None = None) -> list[Neighbour]:
     """All neighbours, or those on one device. Raises NetlinkError."""
     filtered = b"" if index is None else attr.u32(_INDEX, index)
     payload = _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + filtered
-    for reply in host.dump(Message(_GET_NEIGHBOUR, REQUEST, payload, "list the neighbours")):
-        neighbour = parse_neighbour(reply)
-        if neighbour is not None and index in (None, neighbour.index):
-            yield neighbour
+    payloads = host.dump(Message(_GET_NEIGHBOUR, REQUEST, payload, "list the neighbours"))
+    return [
+        neighbour
+        for neighbour in map(parse_neighbour, payloads)
+        if neighbour is not None and index in (None, neighbour.index)
+    ]
 
 
 def add_forwarding_entry(index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address) -> Message:
     """A new permanent entry of a VXLAN device; EEXIST where the MAC has one."""
-    return _forwarding_entry(index, link_address, destination, CREATE | EXCLUSIVE, "add")
+    payload = encode_forwarding_entry(index, link_address, destination)
+    doing = f"add the forwarding entry of {link_address!r} to {destination} to device {index}"
+    return Message(_NEW_NEIGHBOUR, REQUEST | CREATE | EXCLUSIVE, payload, doing)
 
 
 def replace_forwarding_entry(
     index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address
 ) -> Message:
     """Like ``add_forwarding_entry``; takes the place of the MAC's entry."""
-    return _forwarding_entry(index, link_address, destination, CREATE | REPLACE, "set")
+    payload = encode_forwarding_entry(index, link_address, destination)
+    doing = f"set the forwarding entry of {link_address!r} to {destination} of device {index}"
+    return Message(_NEW_NEIGHBOUR, REQUEST | CREATE | REPLACE, payload, doing)
 
 
 def delete_forwarding_entry(
     index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address | None = None
 ) -> Message:
     """Delete a MAC's entry of a VXLAN device, where given only the one to that destination; ENOENT for none."""
-    packed = attr.link_address(link_address)
-    parts = [_HEADER.pack(_FAMILY_BRIDGE, index, 0, _SELF, 0), attr.attribute(_LINK_ADDRESS, packed)]
+    parts = [
+        _HEADER.pack(_FAMILY_BRIDGE, index, 0, _SELF, 0),
+        attr.attribute(_LINK_ADDRESS, attr.link_address(link_address)),
+    ]
     if destination is not None:
         parts.append(attr.attribute(_ADDRESS, destination.packed))
-    doing = f"delete the forwarding entry {packed.hex(':')} of device {index}"
+    doing = f"delete the forwarding entry of {link_address!r} of device {index}"
     return Message(_DELETE_NEIGHBOUR, REQUEST, b"".join(parts), doing)
 
 
-def dump_forwarding_entries(host: RouteSocket, index: int | None = None) -> Iterator[ForwardingEntry]:
+def dump_forwarding_entries(host: RouteSocket, index: int | None = None) -> list[ForwardingEntry]:
     """The entries of all bridges and VXLAN devices, or those of one device. Raises NetlinkError."""
     payload = _HEADER.pack(_FAMILY_BRIDGE, index or 0, 0, 0, 0)
-    for reply in host.dump(Message(_GET_NEIGHBOUR, REQUEST, payload, "list the forwarding entries")):
-        entry = parse_forwarding_entry(reply)
-        if entry is not None and index in (None, entry.index):
-            yield entry
+    payloads = host.dump(Message(_GET_NEIGHBOUR, REQUEST, payload, "list the forwarding entries"))
+    return [
+        entry
+        for entry in map(parse_forwarding_entry, payloads)
+        if entry is not None and index in (None, entry.index)
+    ]
+
+
+def encode_neighbour(
+    index: int, address: IPv4Address | IPv6Address, link_address: str | bytes, state: int
+) -> bytes:
+    """What the kernel is told of a neighbour."""
+    return b"".join(
+        (
+            _HEADER.pack(_family(address), index, state, 0, 0),
+            attr.attribute(_ADDRESS, address.packed),
+            attr.attribute(_LINK_ADDRESS, attr.link_address(link_address)),
+        )
+    )
+
+
+def encode_forwarding_entry(
+    index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address
+) -> bytes:
+    """What the kernel is told of an entry of a VXLAN device."""
+    return b"".join(
+        (
+            _HEADER.pack(_FAMILY_BRIDGE, index, PERMANENT, _SELF, 0),
+            attr.attribute(_LINK_ADDRESS, attr.link_address(link_address)),
+            attr.attribute(_ADDRESS, destination.packed),
+        )
+    )
 
 
 def parse_neighbour(payload: bytes) -> Neighbour | None:
@@ -164,35 +203,6 @@ def _parsed(payload: bytes) -> tuple[int, int, int, int, dict[int, bytes]]:
         raise MalformedMessage(f"a neighbour's message of {len(payload)} bytes")
     family, index, state, flags, _ = _HEADER.unpack_from(payload)
     return family, index, state, flags, attr.decode(payload, _HEADER.size)
-
-
-def _neighbour(
-    index: int,
-    address: IPv4Address | IPv6Address,
-    link_address: str | bytes,
-    state: int,
-    flags: int,
-    verb: str,
-) -> Message:
-    payload = (
-        _HEADER.pack(_family(address), index, state, 0, 0)
-        + attr.attribute(_ADDRESS, address.packed)
-        + attr.attribute(_LINK_ADDRESS, attr.link_address(link_address))
-    )
-    return Message(_NEW_NEIGHBOUR, REQUEST | flags, payload, f"{verb} the neighbour {address} on device {index}")
-
-
-def _forwarding_entry(
-    index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address, flags: int, verb: str
-) -> Message:
-    packed = attr.link_address(link_address)
-    payload = (
-        _HEADER.pack(_FAMILY_BRIDGE, index, PERMANENT, _SELF, 0)
-        + attr.attribute(_LINK_ADDRESS, packed)
-        + attr.attribute(_ADDRESS, destination.packed)
-    )
-    doing = f"{verb} the forwarding entry {packed.hex(':')} to {destination} on device {index}"
-    return Message(_NEW_NEIGHBOUR, REQUEST | flags, payload, doing)
 
 
 def _family(address: IPv4Address | IPv6Address) -> int:

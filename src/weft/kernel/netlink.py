@@ -40,12 +40,15 @@ _STRICT_CHECK = 12
 _MESSAGE_ATTRIBUTE = 1
 
 _HEADER = struct.Struct("=IHHII")
+_LOST = "the kernel's answer was lost, the outcome is unknown"
 _SEQUENCE_MASK = 0xFFFFFFFF
 #: More than the kernel ever puts into one datagram of a dump (32 KiB).
 _RECEIVE = 1 << 16
 # Acknowledgements wait in the socket while the kernel works through a send: about 270 fit its usual buffer.
 _MESSAGES_PER_SEND = 100
 _BYTES_PER_SEND = 1 << 16
+#: MAX_ERRNO of include/linux/err.h.
+_LARGEST_ERROR = 4095
 #: How often a dump starts anew because the table changed under it.
 _DUMP_ATTEMPTS = 50
 
@@ -62,8 +65,8 @@ class Message(NamedTuple):
 class NetlinkError(OSError):
     """The kernel refused a message.
 
-    ``errno`` is its error, ``explanation`` its own words where it has some, ``doing`` what was asked, ``index`` the
-    message's place in the batch.
+    ``errno`` is its error, ``explanation`` its own words where it has some, ``doing`` what was asked, ``index``
+    the message's place in the batch.
     """
 
     def __init__(self, number: int, explanation: str, doing: str, index: int = 0) -> None:
@@ -84,6 +87,18 @@ class Received(NamedTuple):
     flags: int
     sequence: int
     payload: bytes
+
+
+def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages in groups that one send and the socket's buffer can take."""
+    start = size = 0
+    for place, message in enumerate(messages):
+        size += _HEADER.size + len(message.payload)
+        if place > start and (place - start == _MESSAGES_PER_SEND or size > _BYTES_PER_SEND):
+            yield messages[start:place]
+            start, size = place, _HEADER.size + len(message.payload)
+    if messages:
+        yield messages[start:]
 
 
 def split(datagram: bytes) -> Iterator[Received]:
@@ -108,6 +123,8 @@ def refusal(reply: Received, doing: str, index: int = 0) -> NetlinkError | None:
     number = -as_i32(reply.payload[:4])
     if number == 0:
         return None
+    if not 0 < number <= _LARGEST_ERROR:
+        raise MalformedMessage(f"{number} is no error number")
     explanation = ""
     if reply.flags & _ACK_ATTRIBUTES:
         explanation = as_text(decode(reply.payload, _attributes_start(reply)).get(_MESSAGE_ATTRIBUTE, b""))
@@ -146,7 +163,7 @@ class RouteSocket:
             return cls()
 
     def execute(self, messages: Sequence[Message]) -> None:
-        """Send a batch. Raises the first NetlinkError once all was answered; the other messages may have worked."""
+        """Send a batch. Raises the first NetlinkError once all was answered; other messages may have worked."""
         for outcome in self.attempt(messages):
             if outcome is not None:
                 raise outcome
@@ -155,8 +172,8 @@ class RouteSocket:
         """Send a batch; the outcome of each message, None for success."""
         outcomes: list[NetlinkError | None] = []
         with self._lock:
-            while len(outcomes) < len(messages):
-                outcomes += self._attempt_some(messages, len(outcomes))
+            for batch in batches(messages):
+                outcomes += self._attempt_batch(batch, len(outcomes))
         return outcomes
 
     def get(self, message: Message) -> bytes:
@@ -172,13 +189,16 @@ class RouteSocket:
                     if (error := refusal(reply, message.doing)) is not None:
                         raise error
 
-    def dump(self, message: Message) -> Iterator[bytes]:
-        """The payloads of a whole table, read at one go so that it is consistent. Raises NetlinkError."""
+    def dump(self, message: Message) -> list[bytes]:
+        """The payloads of a whole table. Raises NetlinkError.
+
+        Where the kernel says that the table changed while it was read, it is read anew.
+        """
         with self._lock:
             for _ in range(_DUMP_ATTEMPTS):
                 payloads = self._dump_once(message)
                 if payloads is not None:
-                    return iter(payloads)
+                    return payloads
         raise NetlinkError(errno.EAGAIN, f"changed during each of {_DUMP_ATTEMPTS} readings", message.doing)
 
     def fileno(self) -> int:
@@ -216,56 +236,31 @@ class RouteSocket:
         # Port 0 is the kernel; nobody else has anything to tell us.
         return split(datagram) if sender[0] == 0 else iter(())
 
-    def _attempt_some(self, messages: Sequence[Message], start: int) -> list[NetlinkError | None]:
-        """Send as many messages from ``start`` as fit, and read their acknowledgements."""
-        end, size = start, 0
-        while end < len(messages) and end - start < _MESSAGES_PER_SEND:
-            size += 16 + len(messages[end].payload)
-            if size > _BYTES_PER_SEND and end > start:
-                break
-            end += 1
-        first = self._send(messages[start:end], ACK)
+    def _attempt_batch(self, batch: Sequence[Message], start: int) -> list[NetlinkError | None]:
+        first = self._send(batch, ACK)
         outcomes: dict[int, NetlinkError | None] = {}
-        try:
-            while len(outcomes) < end - start:
-                self._read_acknowledgements(messages, first, start, end, outcomes, 0)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            self._read_what_is_left(messages, first, start, end, outcomes)
-        return [outcomes[place] for place in range(start, end)]
-
-    def _read_acknowledgements(
-        self,
-        messages: Sequence[Message],
-        first: int,
-        start: int,
-        end: int,
-        outcomes: dict[int, NetlinkError | None],
-        flags: int,
-    ) -> None:
-        for reply in self._receive(flags):
-            place = start + (reply.sequence - first & _SEQUENCE_MASK)
-            if reply.kind == _ERROR and place < end:
-                outcomes[place] = refusal(reply, messages[place].doing, place)
-
-    def _read_what_is_left(
-        self,
-        messages: Sequence[Message],
-        first: int,
-        start: int,
-        end: int,
-        outcomes: dict[int, NetlinkError | None],
-    ) -> None:
-        """The socket overflowed: read what it holds; messages without an answer may or may not have worked."""
-        try:
-            while True:
-                self._read_acknowledgements(messages, first, start, end, outcomes, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            for place in range(start, end):
-                if place not in outcomes:
-                    lost = "the kernel's answer was lost, the outcome is unknown"
-                    outcomes[place] = NetlinkError(errno.ENOBUFS, lost, messages[place].doing, place)
+        flags = 0
+        while len(outcomes) < len(batch):
+            try:
+                replies = self._receive(flags)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                # Answers were lost. What is left of them is here already: all was carried out when it was sent.
+                flags = socket.MSG_DONTWAIT
+                continue
+            for reply in replies:
+                place = reply.sequence - first & _SEQUENCE_MASK
+                if reply.kind == _ERROR and place < len(batch):
+                    outcomes[place] = refusal(reply, batch[place].doing, start + place)
+        return [
+            outcomes[place]
+            if place in outcomes
+            else NetlinkError(errno.ENOBUFS, _LOST, message.doing, start + place)
+            for place, message in enumerate(batch)
+        ]
 
     def _dump_once(self, message: Message) -> list[bytes] | None:
         """The payloads, or None where the table changed meanwhile."""

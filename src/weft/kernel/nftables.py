@@ -1,10 +1,12 @@
 """nftables rulesets as text (nft(8)), each applied as one transaction: all of it, or nothing.
 
-libnftables runs in this process, about thirty times as fast as a process of ``nft``, which serves where the library is
-missing and takes the same text. Put the elements of a set on lines of their own: an error repeats its whole line.
+libnftables runs in this process, about thirty times as fast as a process of ``nft``, which serves where the
+library is missing and takes the same text. Elements of a large set belong on lines of their own: an error shows
+its line.
 """
 
 import ctypes
+import os
 import re
 import threading
 from functools import cache
@@ -14,16 +16,19 @@ from typing import Self
 from weft.kernel.namespace import NetworkNamespace
 
 _LIBRARY = "libnftables.so.1"
-#: Characters of an error that are worth a line in a log.
-_LONGEST_ERROR = 300
-_PLACE = re.compile(r"^[^\n:]*:(\d+):\d+(?:-\d+)?: Error: (.*)$", re.MULTILINE)
+#: Characters of a reason or of a line that are worth showing.
+_LONGEST_ERROR = 200
+_ERROR = re.compile(r"^(?:[^\n:]*:(?P<number>\d+):\S*: )?Error: (?P<reason>.*)", re.MULTILINE)
 
 # The library's parser keeps its state in global variables.
 _parser = threading.Lock()
 
 
 class NftablesError(Exception):
-    """A ruleset was refused; nothing of it was applied. ``line`` is its number from 1, None where none is named."""
+    """A ruleset was refused and nothing of it applied.
+
+    ``line`` is the number of the line at fault, from 1; None where it is not known.
+    """
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -34,7 +39,8 @@ class NftContext:
     """nftables of one network namespace: the one that the calling thread is in when this is made."""
 
     def __init__(self) -> None:
-        self._backend: _Library | _Command = _Library(_library()) if _library() is not None else _Command()
+        library = _library()
+        self._backend: _Library | _Command = _Command() if library is None else _Library(library)
 
     def apply(self, ruleset: str) -> None:
         """Apply commands or a whole ruleset in one transaction. Raises NftablesError."""
@@ -74,17 +80,18 @@ def apply(ruleset: str) -> None:
 
 def explained(complaint: str, commands: str) -> NftablesError:
     """The first error in nft's output, short, with the line that it is about."""
-    found = _PLACE.search(complaint)
+    found = _ERROR.search(complaint)
     if found is None:
-        text = " ".join(complaint.split()) or "no reason given"
-        return NftablesError(f"nftables refused the ruleset: {_short(text)}")
-    number = int(found[1])
+        return NftablesError(f"nftables refused the ruleset: {_short(complaint) or 'no reason given'}")
+    reason, number = _short(found["reason"]), int(found["number"] or 0)
     lines = commands.splitlines()
-    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    return NftablesError(f"nftables refused line {number}: {_short(found[2])}: {_short(line)}", number)
+    if not 0 < number <= len(lines):
+        return NftablesError(f"nftables refused the ruleset: {reason}")
+    return NftablesError(f"nftables refused line {number}: {reason}: {_short(lines[number - 1])}", number)
 
 
 def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
 
 
@@ -97,7 +104,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.nft_ctx_new.restype = ctypes.c_void_p
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
-    library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    library.nft_run_cmd_from_filename.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
     library.nft_ctx_free.restype = None
     for name in ("output", "error"):
@@ -110,8 +117,7 @@ def _library() -> ctypes.CDLL | None:
 class _Library:
     """A context of libnftables. Its socket is opened here, so it belongs to the namespace of this moment."""
 
-    def __init__(self, library: ctypes.CDLL | None) -> None:
-        assert library is not None
+    def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         with _parser:
             self._context = library.nft_ctx_new(0)
@@ -125,14 +131,19 @@ class _Library:
         if not self._context:
             raise NftablesError("the context is closed")
         library, context = self._library, self._context
-        status = library.nft_run_cmd_from_buffer(context, commands.encode())
+        # Not from a buffer: its errors then show the first line, whichever is at fault (libnftables 1.0.6).
+        with os.fdopen(os.memfd_create("ruleset", os.MFD_CLOEXEC), "wb") as file:
+            file.write(commands.encode())
+            file.flush()
+            status = library.nft_run_cmd_from_filename(context, f"/proc/self/fd/{file.fileno()}".encode())
         output, complaint = library.nft_ctx_get_output_buffer(context), library.nft_ctx_get_error_buffer(context)
         return status == 0, (output or b"").decode(errors="replace"), (complaint or b"").decode(errors="replace")
 
     def close(self) -> None:
         context, self._context = self._context, None
         if context:
-            self._library.nft_ctx_free(context)
+            with _parser:
+                self._library.nft_ctx_free(context)
 
 
 class _Command:

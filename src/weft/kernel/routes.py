@@ -6,10 +6,8 @@ Source: rtnetlink(7), include/uapi/linux/rtnetlink.h.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from itertools import chain
 
 from weft.kernel import attributes as attr
 from weft.kernel.attributes import MalformedMessage
@@ -25,13 +23,13 @@ _HEADER = struct.Struct("=BBBBBBBBI")
 _DESTINATION = 1
 _DEVICE = 4
 _GATEWAY = 5
-_PRIORITY = 6
+_METRIC = 6
 _SOURCE = 7
 _METRICS = 8
 _MULTIPATH = 9
 _TABLE = 15
 _VIA = 18
-_METRIC_MTU = 2
+_METRICS_MTU = 2
 #: struct rtnexthop: length, flags, hops, device. Its attributes follow.
 _HOP = struct.Struct("=HBBi")
 
@@ -44,10 +42,9 @@ SCOPE_LINK = 253
 SCOPE_HOST = 254
 _SCOPE_ANY = 255
 
-#: Who made a route: the kernel itself, or an administrator's command (which ``ip route`` shows without a word).
+#: Who made a route: the kernel itself; an administrator's command, which ``ip route`` shows without a word.
 PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
-PROTOCOL_STATIC = 4
 
 UNICAST = 1
 LOCAL = 2
@@ -60,8 +57,9 @@ UNREACHABLE = 7
 class Route:
     """A route as the kernel holds it.
 
-    ``device`` is an index, 0 for none; ``source`` the address that this host's own packets get; ``metric`` the
-    priority (lowest first), ``mtu`` in bytes, 0 where the route sets none. Of a route over several hops, the first.
+    ``device`` is an index, 0 for none. ``on_link``: the gateway can be reached through the device although no
+    subnet there says so. ``source`` is the address that this host's own packets get, ``metric`` the priority
+    (lowest first), ``mtu`` in bytes, 0 where the route sets none. Of a route over several hops, the first.
     """
 
     destination: IPv4Network | IPv6Network
@@ -91,13 +89,15 @@ def add_route(
     protocol: int = PROTOCOL_BOOT,
     kind: int = UNICAST,
 ) -> Message:
-    """A new route; EEXIST where there is one to the destination with that metric.
+    """A new route, see ``Route``; EEXIST where there is one to the destination with that metric.
 
-    ``on_link``: the gateway can be reached through the device although no subnet there says so. Without ``scope``,
-    a route with neither gateway nor another type is one of the link. ``kind`` BLACKHOLE and UNREACHABLE want no device.
+    Without ``scope``, a unicast route without gateway is one of the link. BLACKHOLE and UNREACHABLE want no
+    device.
     """
-    payload = _payload(destination, gateway, device, on_link, source, scope, table, metric, mtu, protocol, kind)
-    return Message(_NEW_ROUTE, REQUEST | CREATE | EXCLUSIVE, payload, f"add the route to {destination}")
+    scope = _usual_scope(destination, gateway, kind) if scope is None else scope
+    route = Route(destination, gateway, device, on_link, source, scope, table, metric, mtu, protocol, kind)
+    flags = REQUEST | CREATE | EXCLUSIVE
+    return Message(_NEW_ROUTE, flags, encode_route(route), f"add the route to {destination}")
 
 
 def replace_route(
@@ -115,8 +115,10 @@ def replace_route(
     kind: int = UNICAST,
 ) -> Message:
     """Like ``add_route``; takes the place of the route to the destination with that metric, at one stroke."""
-    payload = _payload(destination, gateway, device, on_link, source, scope, table, metric, mtu, protocol, kind)
-    return Message(_NEW_ROUTE, REQUEST | CREATE | REPLACE, payload, f"set the route to {destination}")
+    scope = _usual_scope(destination, gateway, kind) if scope is None else scope
+    route = Route(destination, gateway, device, on_link, source, scope, table, metric, mtu, protocol, kind)
+    flags = REQUEST | CREATE | REPLACE
+    return Message(_NEW_ROUTE, flags, encode_route(route), f"set the route to {destination}")
 
 
 def delete_route(
@@ -128,19 +130,46 @@ def delete_route(
     metric: int = 0,
 ) -> Message:
     """Delete the route to the destination that also matches what else is given; ESRCH where there is none."""
-    payload = _payload(destination, gateway, device, False, None, _SCOPE_ANY, table, metric, 0, 0, 0)
-    return Message(_DELETE_ROUTE, REQUEST, payload, f"delete the route to {destination}")
+    route = Route(destination, gateway, device, False, None, _SCOPE_ANY, table, metric, 0, 0, 0)
+    return Message(_DELETE_ROUTE, REQUEST, encode_route(route), f"delete the route to {destination}")
 
 
 def dump_routes(
     host: RouteSocket, *, family: int | None = None, table: int | None = TABLE_MAIN, device: int = 0
-) -> Iterator[Route]:
-    """The routes of a table (None: of all), of both families or one of them, through any device or one of them.
+) -> list[Route]:
+    """The routes of a table (None: of all), of both families or one, through any device or one.
 
-    Raises NetlinkError.
+    ``family`` is AF_INET or AF_INET6. Raises NetlinkError.
     """
     families = (socket.AF_INET, socket.AF_INET6) if family is None else (family,)
-    return chain.from_iterable(_dump(host, each, table, device) for each in families)
+    return [route for each in families for route in _dump(host, each, table, device)]
+
+
+def encode_route(route: Route) -> bytes:
+    """What the kernel is told of a route."""
+    destination, gateway = route.destination, route.gateway
+    flags = _ON_LINK if route.on_link else 0
+    # The header has but one byte for the table; the attribute counts.
+    parts = [
+        _HEADER.pack(
+            _family(destination), destination.prefixlen, 0, 0, 0, route.protocol, route.scope, route.kind, flags
+        ),
+        attr.attribute(_DESTINATION, destination.network_address.packed),
+        attr.u32(_TABLE, route.table),
+    ]
+    if gateway is not None and gateway.version == destination.version:
+        parts.append(attr.attribute(_GATEWAY, gateway.packed))
+    elif gateway is not None:
+        parts.append(attr.attribute(_VIA, struct.pack("=H", _family(gateway)) + gateway.packed))
+    if route.source is not None:
+        parts.append(attr.attribute(_SOURCE, route.source.packed))
+    if route.device:
+        parts.append(attr.u32(_DEVICE, route.device))
+    if route.metric:
+        parts.append(attr.u32(_METRIC, route.metric))
+    if route.mtu:
+        parts.append(attr.nested(_METRICS, attr.u32(_METRICS_MTU, route.mtu)))
+    return b"".join(parts)
 
 
 def parse_route(payload: bytes) -> Route | None:
@@ -154,7 +183,7 @@ def parse_route(payload: bytes) -> Route | None:
     metrics = attr.decode(found.get(_METRICS, b""))
     if _MULTIPATH in found:
         hop, flags = _first_hop(found[_MULTIPATH])
-        found = {**found, **hop}
+        found |= hop
     return Route(
         destination=_network(family, found.get(_DESTINATION), length),
         gateway=_gateway(found),
@@ -163,52 +192,14 @@ def parse_route(payload: bytes) -> Route | None:
         source=attr.as_ip_address(found[_SOURCE]) if _SOURCE in found else None,
         scope=scope,
         table=_u32(found, _TABLE) or table,
-        metric=_u32(found, _PRIORITY),
-        mtu=_u32(metrics, _METRIC_MTU),
+        metric=_u32(found, _METRIC),
+        mtu=_u32(metrics, _METRICS_MTU),
         protocol=protocol,
         kind=kind,
     )
 
 
-def _payload(
-    destination: IPv4Network | IPv6Network,
-    gateway: IPv4Address | IPv6Address | None,
-    device: int,
-    on_link: bool,
-    source: IPv4Address | IPv6Address | None,
-    scope: int | None,
-    table: int,
-    metric: int,
-    mtu: int,
-    protocol: int,
-    kind: int,
-) -> bytes:
-    if scope is None:
-        scope = SCOPE_LINK if kind == UNICAST and gateway is None and destination.version == 4 else SCOPE_GLOBAL
-    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
-    flags = _ON_LINK if on_link else 0
-    # The header has one byte for the table; the attribute counts.
-    parts = [
-        _HEADER.pack(family, destination.prefixlen, 0, 0, 0, protocol, scope, kind, flags),
-        attr.attribute(_DESTINATION, destination.network_address.packed),
-        attr.u32(_TABLE, table),
-    ]
-    if gateway is not None:
-        if gateway.version == destination.version:
-            parts.append(attr.attribute(_GATEWAY, gateway.packed))
-        else:
-            parts.append(attr.attribute(_VIA, struct.pack("=H", _family(gateway)) + gateway.packed))
-    if source is not None:
-        parts.append(attr.attribute(_SOURCE, source.packed))
-    for number, value in ((_DEVICE, device), (_PRIORITY, metric)):
-        if value:
-            parts.append(attr.u32(number, value))
-    if mtu:
-        parts.append(attr.nested(_METRICS, attr.u32(_METRIC_MTU, mtu)))
-    return b"".join(parts)
-
-
-def _dump(host: RouteSocket, family: int, table: int | None, device: int) -> Iterator[Route]:
+def _dump(host: RouteSocket, family: int, table: int | None, device: int) -> list[Route]:
     parts = [_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)]
     if table is not None:
         parts.append(attr.u32(_TABLE, table))
@@ -219,15 +210,23 @@ def _dump(host: RouteSocket, family: int, table: int | None, device: int) -> Ite
     except NetlinkError as error:
         # A table that never had a route, or a device that is gone.
         if error.errno in (errno.ENOENT, errno.ENODEV):
-            return
+            return []
         raise
-    for payload in payloads:
-        route = parse_route(payload)
-        # A kernel without IPv6 answers a question for IPv6 with the other families'.
-        if route is None or route.destination.version != (4 if family == socket.AF_INET else 6):
-            continue
-        if table in (None, route.table) and device in (0, route.device):
-            yield route
+    # A kernel without IPv6 answers a question for IPv6 with the other families' routes.
+    return [
+        route
+        for route in map(parse_route, payloads)
+        if route is not None
+        and _family(route.destination) == family
+        and table in (None, route.table)
+        and device in (0, route.device)
+    ]
+
+
+def _usual_scope(
+    destination: IPv4Network | IPv6Network, gateway: IPv4Address | IPv6Address | None, kind: int
+) -> int:
+    return SCOPE_LINK if kind == UNICAST and gateway is None and destination.version == 4 else SCOPE_GLOBAL
 
 
 def _first_hop(hops: bytes) -> tuple[dict[int, bytes], int]:
@@ -250,16 +249,16 @@ def _gateway(found: dict[int, bytes]) -> IPv4Address | IPv6Address | None:
 
 def _network(family: int, address: bytes | None, length: int) -> IPv4Network | IPv6Network:
     size = 4 if family == socket.AF_INET else 16
-    if length > 8 * size or (address is not None and len(address) != size):
-        raise MalformedMessage(f"a destination of {length} bits in {len(address or b'')} bytes")
-    number = int.from_bytes(address or b"", "big")
+    packed = bytes(size) if address is None else address
+    if length > 8 * size or len(packed) != size:
+        raise MalformedMessage(f"a destination of {length} bits in {len(packed)} bytes")
     try:
-        return IPv4Network((number, length)) if size == 4 else IPv6Network((number, length))
+        return IPv4Network((packed, length)) if size == 4 else IPv6Network((packed, length))
     except ValueError as error:
         raise MalformedMessage(str(error)) from None
 
 
-def _family(address: IPv4Address | IPv6Address) -> int:
+def _family(address: IPv4Address | IPv6Address | IPv4Network | IPv6Network) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
