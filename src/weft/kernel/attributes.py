@@ -65,14 +65,19 @@ def text(kind: int, value: str) -> bytes:
     return attribute(kind, os.fsencode(value) + b"\0")
 
 
-def interface_name(kind: int, value: str) -> bytes:
-    """The name of an interface. Raises ValueError where the kernel would refuse it or cut it short."""
+def packed_name(value: str) -> bytes:
+    """The bytes of an interface's name. Raises ValueError where the kernel would refuse it or cut it short."""
     encoded = os.fsencode(value)
     if not 0 < len(encoded) <= _LONGEST_NAME or value in (".", "..") or not _NOT_IN_NAMES.isdisjoint(encoded):
         raise ValueError(
             f"{value!r} cannot name an interface: 1 to {_LONGEST_NAME} bytes without '/', ':', '%' and white space"
         )
-    return attribute(kind, encoded + b"\0")
+    return encoded
+
+
+def interface_name(kind: int, value: str) -> bytes:
+    """The name of an interface, see ``packed_name``."""
+    return attribute(kind, packed_name(value) + b"\0")
 
 
 def link_address(value: str | bytes) -> bytes:

@@ -5,24 +5,28 @@ namespace under its final name, since moving a device costs the kernel 16 ms; on
 the time to make a pair.
 """
 
+import fcntl
 import struct
+import time
 from ipaddress import IPv4Address, IPv6Address
 
 from weft.kernel import attributes as attr
 from weft.kernel import link_attributes as ifla
 from weft.kernel.link_attributes import BridgePort, Link, Vxlan, parse_link
-from weft.kernel.netlink import CREATE, EXCLUSIVE, REQUEST, Message, RouteSocket
+from weft.kernel.netlink import CREATE, EXCLUSIVE, REQUEST, Message, NetlinkError, RouteSocket
 
 __all__ = [
     "BridgePort",
     "Link",
     "Vxlan",
+    "await_forwarding",
     "create_bridge",
     "create_veth",
     "create_vxlan",
     "delete_group",
     "delete_link",
     "dump_links",
+    "find_index",
     "get_link",
     "parse_link",
     "set_bridge_port",
@@ -32,6 +36,11 @@ __all__ = [
 _NEW_LINK = 16
 _DELETE_LINK = 17
 _GET_LINK = 18
+
+#: SIOCGIFINDEX, netdevice(7): struct ifreq in and out. It takes no lock that changes of devices hold.
+_GET_INDEX = 0x8933
+_INDEX_REQUEST = struct.Struct("=16si20x")
+_FORWARDING_POLL = 0.0002
 
 _CREATE = REQUEST | CREATE | EXCLUSIVE
 
@@ -77,15 +86,20 @@ def create_veth(
     return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the pair {name} and {peer_name}")
 
 
-def create_bridge(*, name: str, address: str | bytes, mtu: int, up: bool = True) -> Message:
-    """A bridge with a MAC that no port changes; ``mtu`` in bytes."""
+def create_bridge(*, name: str, address: str | bytes, mtu: int | None = None, up: bool = True) -> Message:
+    """A bridge with a MAC that no port changes.
+
+    An ``mtu`` (bytes) given here is only where the bridge starts: it follows the ports, and falls to 1500 when the
+    last one goes. One that is set afterwards, with ``set_link``, stays (unless it is what the bridge has already).
+    """
     parts = [
         _UP_HEADER if up else _UNCHANGED_HEADER,
         attr.interface_name(ifla.NAME, name),
         attr.attribute(ifla.ADDRESS, attr.link_address(address)),
-        attr.u32(ifla.MTU, mtu),
         _information("bridge"),
     ]
+    if mtu is not None:
+        parts.append(attr.u32(ifla.MTU, mtu))
     return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the bridge {name}")
 
 
@@ -204,14 +218,40 @@ def delete_group(group: int) -> Message:
 
 
 def get_link(host: RouteSocket, *, index: int | None = None, name: str | None = None) -> Link:
-    """One device. Raises NetlinkError: ENODEV where there is none.
-
-    The kernel first settles a change of carrier that it still has to act upon (since Linux 6.8), so a bridge port
-    whose peer just came up forwards when this returns.
-    """
+    """One device. Raises NetlinkError: ENODEV where there is none."""
     header, parts, shown = _identified(index, name, None)
     payload = b"".join((header, *parts, _NO_STATISTICS))
     return parse_link(host.get(Message(_GET_LINK, REQUEST, payload, f"find {shown}")))
+
+
+def find_index(host: RouteSocket, name: str) -> int:
+    """The index of a device; a quarter of the time of ``get_link``. Raises NetlinkError: ENODEV for none."""
+    try:
+        answer = fcntl.ioctl(host, _GET_INDEX, _INDEX_REQUEST.pack(attr.packed_name(name), 0))
+    except OSError as error:
+        raise NetlinkError(error.errno or 0, "", f"find {name}") from None
+    index: int = _INDEX_REQUEST.unpack(answer)[1]
+    return index
+
+
+def await_forwarding(
+    host: RouteSocket, *, index: int | None = None, name: str | None = None, timeout: float = 1.0
+) -> Link:
+    """A bridge port, once its bridge takes frames from it; ``timeout`` in seconds.
+
+    When the peer of a veth comes up, the kernel tells the bridge a little later, and until then frames are lost. To
+    answer the question for one device, recent kernels settle that first, so the first answer is mostly the last.
+    Raises NetlinkError, and TimeoutError where the port is down or its peer is.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        link = get_link(host, index=index, name=name)
+        if link.port is not None and link.port.forwarding:
+            return link
+        if time.monotonic() >= deadline:
+            state = f"up: {link.up}, peer up: {link.operational}, on a bridge: {link.port is not None}"
+            raise TimeoutError(f"{link.name} forwards no frames after {timeout} s ({state})")
+        time.sleep(_FORWARDING_POLL)
 
 
 def dump_links(host: RouteSocket, kind: str | None = None) -> list[Link]:
