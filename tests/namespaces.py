@@ -51,7 +51,7 @@ def inside(name: str, work: Callable[[], Answer]) -> Answer:
         try:
             with NetworkNamespace.open(path(name)) as namespace, namespace.entered():
                 answers.append(work())
-        except BaseException as failure:  # noqa: BLE001 - it is raised again where it belongs
+        except BaseException as failure:
             failures.append(failure)
 
     thread = threading.Thread(target=visit)

@@ -117,7 +117,8 @@ def create_vxlan(
 ) -> Message:
     """A VXLAN device without a default destination: it sends where forwarding entries say (RFC 7348).
 
-    ``port`` is the UDP port, ``local`` the address that packets leave with, ``mtu`` the inner one in bytes.
+    ``port`` is the UDP port, ``local`` the address that packets leave with, ``mtu`` the inner one in bytes; the
+    kernel lowers one that leaves no room for the outer headers, and does not say so.
     """
     data = [
         attr.u32(ifla.VXLAN_VNI, vni),
@@ -239,8 +240,8 @@ def await_forwarding(
 ) -> Link:
     """A bridge port, once its bridge takes frames from it; ``timeout`` in seconds.
 
-    When the peer of a veth comes up, the kernel tells the bridge a little later, and until then frames are lost. To
-    answer the question for one device, recent kernels settle that first, so the first answer is mostly the last.
+    When the peer of a veth comes up, the kernel tells the bridge a little later, and until then frames are lost.
+    Recent kernels settle that before they answer for a single device, so the first answer is mostly the last.
     Raises NetlinkError, and TimeoutError where the port is down or its peer is.
     """
     deadline = time.monotonic() + timeout

@@ -122,7 +122,10 @@ def replace_forwarding_entry(
 def delete_forwarding_entry(
     index: int, link_address: str | bytes, destination: IPv4Address | IPv6Address | None = None
 ) -> Message:
-    """Delete a MAC's entry of a VXLAN device, where given only the one to that destination; ENOENT for none."""
+    """Delete a MAC's entry of a VXLAN device; ENOENT where the MAC has none.
+
+    Where a destination is given and the entry has another, the entry stays, and the kernel says nothing.
+    """
     parts = [
         _HEADER.pack(_FAMILY_BRIDGE, index, 0, _SELF, 0),
         attr.attribute(_LINK_ADDRESS, attr.link_address(link_address)),
