@@ -1,12 +1,23 @@
 """What the kernel's tests share: a namespace of their own, and netlink in it."""
 
+import errno
 from collections.abc import Iterator
 
 import pytest
 from tests.namespaces import ip, network_namespace, path
 
 from weft.kernel.namespace import NetworkNamespace
-from weft.kernel.netlink import RouteSocket
+from weft.kernel.netlink import Message, NetlinkError, RouteSocket
+
+
+def make_or_skip(host: RouteSocket, message: Message) -> None:
+    """Make a device, or skip the test where this kernel has no such type."""
+    try:
+        host.execute([message])
+    except NetlinkError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            pytest.skip(f"this kernel lacks the type of device: {error}")
+        raise
 
 
 @pytest.fixture

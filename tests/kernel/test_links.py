@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 from tests.kernel import oracle
+from tests.kernel.conftest import make_or_skip
 from tests.namespaces import ip, path
 
 from weft.kernel import addresses, links
@@ -158,18 +159,17 @@ def test_a_bridge_keeps_its_mac_and_an_mtu_that_was_set(
 def test_a_vxlan_device(host: RouteSocket, namespace: str, local: str, largest: int) -> None:
     underlay = bridge(host, "underlay")
     host.execute([addresses.add_address(underlay, ip_interface(local))])
-    host.execute(
-        [
-            links.create_vxlan(
-                name="vxlan-6784",
-                vni=6784,
-                port=6784,
-                local=ip_address(local),
-                underlay_index=underlay,
-                mtu=1460,
-                address="02:00:00:00:00:02",
-            )
-        ]
+    make_or_skip(
+        host,
+        links.create_vxlan(
+            name="vxlan-6784",
+            vni=6784,
+            port=6784,
+            local=ip_address(local),
+            underlay_index=underlay,
+            mtu=1460,
+            address="02:00:00:00:00:02",
+        ),
     )
     link = links.get_link(host, name="vxlan-6784")
     assert (link.kind, link.mtu, link.up, link.address) == ("vxlan", largest, True, "02:00:00:00:00:02")
@@ -204,7 +204,9 @@ def test_changes_of_a_device(host: RouteSocket, namespace: str) -> None:
 def test_retired_devices_go_together(host: RouteSocket, inner: RouteSocket, pod_descriptor: int) -> None:
     master = bridge(host)
     pair(host, pod_descriptor, master=master)
-    pair(host, pod_descriptor_free_name(inner, pod_descriptor), name="vethwepl0000002", master=master)
+    # The pod's end takes another name, so that there is room for a second.
+    inner.execute([links.set_link(index=links.find_index(inner, "eth0"), new_name="eth1")])
+    pair(host, pod_descriptor, name="vethwepl0000002", master=master)
     for number in (1, 2):
         host.execute([links.set_link(name=f"vethwepl000000{number}", up=False, master=0, group=0x57454654)])
     retired = [link for link in links.dump_links(host, "veth") if link.group == 0x57454654]
@@ -212,12 +214,6 @@ def test_retired_devices_go_together(host: RouteSocket, inner: RouteSocket, pod_
     host.execute([links.delete_group(0x57454654)])
     assert links.dump_links(host, "veth") == links.dump_links(inner, "veth") == []
     assert refused(host, links.delete_group(0x57454654)) == errno.ENODEV
-
-
-def pod_descriptor_free_name(inner: RouteSocket, descriptor: int) -> int:
-    """Rename what is there, so that the namespace takes another eth0."""
-    inner.execute([links.set_link(index=links.find_index(inner, "eth0"), new_name="eth1")])
-    return descriptor
 
 
 def test_devices_are_deleted_by_index_and_by_name(host: RouteSocket) -> None:

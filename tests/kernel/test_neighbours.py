@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernel import oracle
+from tests.kernel.conftest import make_or_skip
 from tests.namespaces import ip, run
 
 from weft.kernel import links, neighbours
@@ -25,18 +26,17 @@ def bridge(host: RouteSocket) -> int:
 
 @pytest.fixture
 def tunnel(host: RouteSocket, bridge: int) -> int:
-    host.execute(
-        [
-            links.create_vxlan(
-                name="vxlan-6784",
-                vni=6784,
-                port=6784,
-                local=ip_address("127.0.0.1"),
-                underlay_index=bridge,
-                mtu=1450,
-                address="02:00:00:00:00:02",
-            )
-        ]
+    make_or_skip(
+        host,
+        links.create_vxlan(
+            name="vxlan-6784",
+            vni=6784,
+            port=6784,
+            local=ip_address("127.0.0.1"),
+            underlay_index=bridge,
+            mtu=1450,
+            address="02:00:00:00:00:02",
+        ),
     )
     return links.find_index(host, "vxlan-6784")
 
