@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 import pytest
 from tests.namespaces import inside
 
-from weft.kernel import addresses, announce, links, neighbours, sysctl
+from weft.kernel import addresses, announce, links, neighbours
 from weft.kernel.netlink import RouteSocket
 
 OLD, NEW = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
@@ -22,9 +22,8 @@ def packets(namespace: str) -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def neighbour(host: RouteSocket, inner: RouteSocket, pod: str, pod_descriptor: int) -> int:
+def neighbour(host: RouteSocket, inner: RouteSocket, pod_descriptor: int) -> int:
     """A pod on the node's bridge, which knows both addresses under the old MAC; its device's index."""
-    inside(pod, lambda: sysctl.write(("net", "ipv6", "conf", "default", "accept_dad"), 0))
     host.execute([links.create_bridge(name="weave", address="02:00:00:00:00:01")])
     bridge = links.find_index(host, "weave")
     host.execute(

@@ -101,6 +101,14 @@ def test_closing_closes_once() -> None:
         os.fstat(descriptor)
 
 
+def test_a_forgotten_namespace_is_let_go() -> None:
+    before = descriptors()
+    forgotten = NetworkNamespace.current()
+    assert descriptors() == before + 1
+    del forgotten
+    assert descriptors() == before
+
+
 def test_entering_a_closed_namespace_stays_home() -> None:
     home, there = identity_here(), NetworkNamespace.current()
     there.close()

@@ -105,6 +105,10 @@ class NetworkNamespace:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        # A descriptor that was forgotten would keep a dead pod's namespace, and all devices in it, for ever.
+        self.close()
+
     def __repr__(self) -> str:
         if self._descriptor < 0:
             return "<NetworkNamespace closed>"
