@@ -1,8 +1,9 @@
 """The node's attachments: what plugins ask of the node, over journal, addresses and reaper."""
 
 import logging
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
 from weft.agent.addresses import Addresses, AddressesExhausted
@@ -10,7 +11,7 @@ from weft.agent.dataplane import Bridge, Dataplane
 from weft.agent.journal import Attachment, Journal, JournalError, State
 from weft.agent.reaper import RETIRED_GROUP, Reaper, delete_retired
 from weft.cni import CniError, ErrorCode
-from weft.kernel import links
+from weft.kernel import announce, links
 from weft.kernel.netlink import RouteSocket
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class Attachments:
         self._dataplane = dataplane
         self._reaper = reaper
         self._local = threading.local()
+        # Open for life: closing a packet socket makes the kernel wait 12 ms for its readers.
+        self._packets = announce.open_packet_socket()
 
     @property
     def bridge(self) -> Bridge:
@@ -37,10 +40,14 @@ class Attachments:
 
     @property
     def host(self) -> RouteSocket:
-        socket: RouteSocket | None = getattr(self._local, "socket", None)
-        if socket is None:
-            socket = self._local.socket = RouteSocket()
-        return socket
+        host: RouteSocket | None = getattr(self._local, "host", None)
+        if host is None:
+            host = self._local.host = RouteSocket()
+        return host
+
+    @property
+    def packets(self) -> socket.socket:
+        return self._packets
 
     def find(self, container_id: str, ifname: str) -> Attachment | None:
         return self._journal.find(container_id, ifname)
@@ -60,12 +67,12 @@ class Attachments:
                 self._addresses.release(address)
             raise CniError(ErrorCode.IO_FAILURE, str(error)) from error
 
-    def confirm(self, attachment: Attachment) -> None:
-        self._journal.set_state(attachment, State.ATTACHED)
+    def confirm(self, reservation: Attachment) -> None:
+        self._journal.set_state(reservation, State.ATTACHED)
 
-    def retire(self, attachment: Attachment) -> None:
-        self._journal.set_state(attachment, State.RETIRING)
-        self._reaper.retire(attachment, self.host)
+    def retire(self, reservation: Attachment) -> None:
+        self._journal.set_state(reservation, State.RETIRING)
+        self._reaper.retire(reservation, self.host)
 
     def wait_for_retired(self) -> None:
         self._reaper.drain(DRAIN_TIMEOUT)
@@ -115,10 +122,10 @@ class Attachments:
         _log.info("%d attachments kept, %d leftovers removed", len(kept), len(gone))
 
 
-def free_addresses(addresses: Addresses) -> Callable[[list[Attachment]], None]:
+def free_addresses(addresses: Addresses) -> Callable[[Sequence[Attachment]], None]:
     """What the reaper calls when interfaces are gone."""
 
-    def free(attachments: list[Attachment]) -> None:
+    def free(attachments: Sequence[Attachment]) -> None:
         for attachment in attachments:
             if attachment.address is not None:
                 addresses.release(attachment.address)

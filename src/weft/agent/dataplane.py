@@ -132,7 +132,7 @@ class Dataplane:
         wanted = self._devices.bridge
         link = _find(host, wanted.name)
         if link is None:
-            host.execute([links.create_bridge(name=wanted.name, address=wanted.address, mtu=wanted.mtu)])
+            host.execute([links.create_bridge(name=wanted.name, address=wanted.address)])
             _log.info("bridge %s made", wanted.name)
         elif link.kind != "bridge":
             raise UnderlayError(

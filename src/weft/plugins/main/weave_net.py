@@ -8,42 +8,68 @@ bridge's), ``hairpinMode`` (default true), ``ipam``: without ``type`` the node's
 import errno
 import hashlib
 import re
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from typing import Any, Protocol
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Any, Generic, Protocol, TypeVar
 
-from weft.cni import CniError, ErrorCode, Interface, IPConfiguration, Result, Route, delegate
-from weft.kernel import addresses, announce, links, routes
+from weft.cni import (
+    CniError,
+    Command,
+    Dns,
+    ErrorCode,
+    Interface,
+    IPConfiguration,
+    Result,
+    Route,
+    delegate,
+)
+from weft.kernel import addresses, announce, links, neighbours, routes
 from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
-from weft.kernel.netlink import NetlinkError, RouteSocket
+from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.plugin import PluginRequest
 
 TYPE = "weave-net"
 HOST_PREFIX = "vethwepl"
 DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+#: A pod's MAC is this and its address: an address that is used again keeps its MAC, and no cache is stale.
+POD_LINK_ADDRESS_PREFIX = b"\x0a\x58"
+#: The pod's end among the result's interfaces: bridge, host end, pod's end.
+POD_INTERFACE = 2
+#: Bytes; the least that IPv4 asks of a link with room for a header (RFC 791).
+SMALLEST_MTU = 576
 
 
 class Bridge(Protocol):
     """The bridge that pods are put on."""
 
-    index: int
-    name: str
-    link_address: str
-    address: IPv4Interface
-    mtu: int
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def link_address(self) -> str: ...
+    @property
+    def address(self) -> IPv4Interface: ...
+    @property
+    def mtu(self) -> int: ...
 
 
 class Reservation(Protocol):
     """An attachment in the node's journal; ``address`` is None where another IPAM plugin keeps it."""
 
-    host_interface: str
-    address: IPv4Address | None
+    @property
+    def host_interface(self) -> str: ...
+    @property
+    def address(self) -> IPv4Address | None: ...
 
 
-class AttachmentBook(Protocol):
+Reserved = TypeVar("Reserved", bound=Reservation)
+
+
+class AttachmentBook(Protocol[Reserved]):
     """What this plugin asks of the node it runs on. Every verb journals before it returns."""
 
     @property
@@ -54,18 +80,22 @@ class AttachmentBook(Protocol):
     def host(self) -> RouteSocket:
         """This thread's socket in the node's own namespace."""
 
-    def find(self, container_id: str, ifname: str) -> Reservation | None:
+    @property
+    def packets(self) -> socket.socket:
+        """A packet socket in the node's own namespace (``weft.kernel.announce``)."""
+
+    def find(self, container_id: str, ifname: str) -> Reserved | None:
         """The attachment of a container's interface."""
 
     def reserve(
         self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool
-    ) -> Reservation:
+    ) -> Reserved:
         """Write an attachment down and take an address for it. Raises CniError."""
 
-    def confirm(self, reservation: Reservation) -> None:
+    def confirm(self, reservation: Reserved) -> None:
         """The interface is made."""
 
-    def retire(self, reservation: Reservation) -> None:
+    def retire(self, reservation: Reserved) -> None:
         """Cut the interface off; it is deleted, and its address freed, soon after."""
 
     def wait_for_retired(self) -> None:
@@ -80,7 +110,7 @@ class AttachmentBook(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The plugin's own keys, checked."""
+    """The plugin's own keys, checked. MTU in bytes; ``ipam_type`` is empty for the node's own addresses."""
 
     mtu: int
     hairpin: bool
@@ -89,10 +119,43 @@ class Settings:
     routes: tuple[Route, ...]
 
 
-class WeaveNet:
+@dataclass(frozen=True, slots=True)
+class PodRoute:
+    """A route to be made in the pod; without a gateway the destination is on the link."""
+
+    destination: IPv4Network | IPv6Network
+    gateway: IPv4Address | IPv6Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What IPAM gave: addresses, routes to make, and the routes as the result tells them."""
+
+    ips: tuple[IPConfiguration, ...]
+    routes: tuple[PodRoute, ...]
+    told: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """The pod's first IPv4 address and the MAC that goes with it."""
+
+    address: IPv4Address
+    link_address: bytes
+
+    @classmethod
+    def of(cls, assigned: Assignment) -> "PodEnd":
+        """Raises CniError 7 where IPAM gave no IPv4 address."""
+        for item in assigned.ips:
+            if isinstance(item.address, IPv4Interface):
+                return cls(item.address.ip, POD_LINK_ADDRESS_PREFIX + item.address.ip.packed)
+        raise CniError(ErrorCode.INVALID_CONFIG, "IPAM gave no IPv4 address, and the bridge carries no other")
+
+
+class WeaveNet(Generic[Reserved]):
     """``weft.plugins.Plugin`` for ``weave-net``."""
 
-    def __init__(self, book: AttachmentBook) -> None:
+    def __init__(self, book: AttachmentBook[Reserved]) -> None:
         self._book = book
 
     def add(self, request: PluginRequest) -> Result:
@@ -112,34 +175,35 @@ class WeaveNet:
             host_interface_name(call.container_id, call.ifname),
             own_address=not settings.ipam_type,
         )
-        delegated = False
         try:
-            if settings.ipam_type:
-                delegated = True
-                assigned = delegate("ADD", settings.ipam_type, request.configuration, call)
-            else:
-                assigned = self._own(settings, reservation)
-            host_link, pod_link = self._connect(request, namespace, settings, reservation, assigned)
+            assigned = (
+                self._delegated(settings, request) if settings.ipam_type else self._own(settings, reservation)
+            )
+            host_link, link_address = self._connect(
+                request, namespace, settings, reservation.host_interface, assigned
+            )
             book.confirm(reservation)
         except BaseException:
             book.retire(reservation)
-            if delegated:
-                delegate("DEL", settings.ipam_type, request.configuration, call)
+            if settings.ipam_type:
+                delegate(Command.DEL, settings.ipam_type, request.configuration, call)
             raise
-        return _result(request, book.bridge, host_link, pod_link, assigned)
+        interfaces = (
+            Interface(book.bridge.name, book.bridge.link_address, book.bridge.mtu),
+            Interface(host_link.name, host_link.address, settings.mtu),
+            Interface(call.ifname, link_address, settings.mtu, call.netns),
+        )
+        return Result(interfaces, assigned.ips, assigned.told, _dns(request))
 
     def delete(self, request: PluginRequest) -> None:
         """Cut the pod off; nothing to do where there is no such attachment."""
         call = request.invocation
         ipam = request.configuration.raw.get("ipam")
         if isinstance(ipam, dict) and ipam.get("type"):
-            delegate("DEL", str(ipam["type"]), request.configuration, call)
+            delegate(Command.DEL, str(ipam["type"]), request.configuration, call)
         reservation = self._book.find(call.container_id, call.ifname)
         if reservation is not None:
             self._book.retire(reservation)
-
-    def check(self, request: PluginRequest) -> None:
-        """The pair is there, on the bridge, up, and the pod's end has its addresses and a default route."""
 
     def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
         """What the node's own IPAM gives: an address with the whole range's prefix, a default route."""
@@ -148,53 +212,72 @@ class WeaveNet:
             raise RuntimeError("an address of our own was asked for and none reserved")
         gateway = settings.gateway or bridge.address.ip
         interface = IPv4Interface((reservation.address, bridge.address.network.prefixlen))
-        return Assignment((interface,), gateway, settings.routes or (DEFAULT_ROUTE,))
+        return _assignment(
+            Result((), (IPConfiguration(interface, gateway, POD_INTERFACE),), settings.routes), gateway
+        )
+
+    def _delegated(self, settings: Settings, request: PluginRequest) -> Assignment:
+        """What another IPAM plugin gives."""
+        given = delegate(Command.ADD, settings.ipam_type, request.configuration, request.invocation)
+        if given is None or not given.ips:
+            raise CniError(ErrorCode.INVALID_CONFIG, f"IPAM plugin {settings.ipam_type!r} gave no address")
+        ips = tuple(replace(item, interface=POD_INTERFACE) for item in given.ips)
+        return _assignment(replace(given, ips=ips), self._book.bridge.address.ip)
 
     def _connect(
         self,
         request: PluginRequest,
         namespace: NetworkNamespace,
         settings: Settings,
-        reservation: Reservation,
+        host_interface: str,
         assigned: Assignment,
-    ) -> tuple[Link, Link]:
-        """Make the pair and address the pod's end; both ends as the kernel has them then."""
-        host, host_interface, ifname = self._book.host, reservation.host_interface, request.invocation.ifname
-        # The sockets belong to the pod's namespace for life; the thread is back home at once.
-        with namespace.entered():
-            pod, packets = RouteSocket(), announce.open_packet_socket()
-        with pod, packets:
-            self._make_pair(namespace, ifname, settings, host_interface)
-            pod_link = links.get_link(pod, name=ifname)
+    ) -> tuple[Link, str]:
+        """Make the pair and address the pod's end; the host end as the kernel has it, and the pod's MAC."""
+        book, ifname, pod_end = self._book, request.invocation.ifname, PodEnd.of(assigned)
+        # The socket belongs to the pod's namespace for life; the thread is back home at once.
+        with RouteSocket.open_in(namespace) as pod:
+            self._make_pair(self._host_messages(namespace, ifname, settings, host_interface, pod_end), ifname)
+            index = links.find_index(pod, ifname)
             pod.execute(
                 [
-                    links.set_link(index=pod_link.index, up=True),
-                    *(addresses.add_address(pod_link.index, item) for item in assigned.interfaces),
+                    links.set_link(index=index, up=True),
+                    *(addresses.add_address(index, item.address) for item in assigned.ips),
                     *(
-                        routes.add_route(item.destination, gateway=item.gateway, device=pod_link.index)
+                        routes.add_route(item.destination, gateway=item.gateway, device=index)
                         for item in assigned.routes
                     ),
                 ]
             )
-            # After this question the port forwards, so the announcement below is heard (see get_link).
-            host_link = links.get_link(host, name=host_interface)
-            for item in assigned.interfaces:
-                if isinstance(item, IPv4Interface):
-                    announce.gratuitous_arp(packets, ifname, pod_link.address, item.ip)
-        return host_link, pod_link
+        host_link = links.await_forwarding(book.host, name=host_interface)
+        # Sent on the bridge, so that every pod of the node hears which MAC the address has now.
+        announce.gratuitous_arp(book.packets, book.bridge.name, pod_end.link_address, pod_end.address)
+        return host_link, pod_end.link_address.hex(":")
 
-    def _make_pair(self, namespace: NetworkNamespace, ifname: str, settings: Settings, host_interface: str) -> None:
+    def _host_messages(
+        self, namespace: NetworkNamespace, ifname: str, settings: Settings, host_interface: str, pod: PodEnd
+    ) -> list[Message]:
+        """The pair, its host end on the bridge and up, and what the node itself must know of the pod."""
+        bridge = self._book.bridge
         messages = [
             links.create_veth(
                 name=host_interface,
                 peer_name=ifname,
                 peer_namespace_fd=namespace.fd,
                 mtu=settings.mtu,
-                master=self._book.bridge.index,
+                master=bridge.index,
+                peer_address=pod.link_address,
             ),
             # The host end carries pods' frames only: no IPv6 link-local address of its own.
             links.set_bridge_port(name=host_interface, hairpin=settings.hairpin, link_local=False),
         ]
+        if pod.address in bridge.address.network:
+            # The node hears no announcement that it sends itself.
+            messages.append(
+                neighbours.replace_neighbour(bridge.index, pod.address, pod.link_address, state=neighbours.STALE)
+            )
+        return messages
+
+    def _make_pair(self, messages: list[Message], ifname: str) -> None:
         for attempt in (1, 2):
             refused = next(filter(None, self._book.host.attempt(messages)), None)
             if refused is None:
@@ -204,6 +287,39 @@ class WeaveNet:
                 self._book.wait_for_retired()
                 continue
             raise CniError(ErrorCode.GENERIC, f"CNI_IFNAME {ifname}: {refused}") from refused
+
+    def check(self, request: PluginRequest) -> None:
+        """The pair is there, on the bridge, up, and the pod's end has the addresses of prevResult."""
+        call, bridge = request.invocation, self._book.bridge
+        parse_settings(request.configuration.raw, bridge)
+        namespace = _required_namespace(request)
+        reservation = self._book.find(call.container_id, call.ifname)
+        if reservation is None:
+            raise CniError(
+                ErrorCode.UNKNOWN_CONTAINER, f"{call.ifname} of container {call.container_id} is not attached"
+            )
+        try:
+            host_link = links.get_link(self._book.host, name=reservation.host_interface)
+            with RouteSocket.open_in(namespace) as pod:
+                pod_link = links.get_link(pod, name=call.ifname)
+                present = {item.interface for item in addresses.dump_addresses(pod, pod_link.index)}
+                ways = {route.destination for route in routes.dump_routes(pod, device=pod_link.index)}
+        except NetlinkError as error:
+            raise CniError(ErrorCode.GENERIC, f"container {call.container_id}: {error}") from error
+        if host_link.master != bridge.index or not host_link.up:
+            raise CniError(ErrorCode.GENERIC, f"{host_link.name} is not up on bridge {bridge.name}")
+        if not pod_link.up:
+            raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} is down")
+        previous = request.configuration.previous_result
+        wanted = {item.address for item in previous.ips} if previous else set()
+        if reservation.address is not None:
+            wanted.add(IPv4Interface((reservation.address, bridge.address.network.prefixlen)))
+        if missing := wanted - present:
+            listed = ", ".join(sorted(map(str, missing)))
+            raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the address {listed}")
+        for route in previous.routes if previous else ():
+            if ip_network(route.dst) not in ways:
+                raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the route to {route.dst}")
 
     def gc(self, request: PluginRequest) -> None:
         """Retire what no valid attachment names."""
@@ -224,3 +340,73 @@ def host_interface_name(container_id: str, ifname: str) -> str:
     if ifname == "eth0" and re.fullmatch(r"[0-9a-f]{7,}", container_id):
         return HOST_PREFIX + container_id[:7]
     return HOST_PREFIX + hashlib.sha256(f"{container_id}/{ifname}".encode()).hexdigest()[:7]
+
+
+def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
+    """Check the plugin's own keys. Raises CniError 7, naming the key, its value and the mend."""
+    name = raw.get("bridge", bridge.name)
+    if name != bridge.name:
+        raise _invalid("bridge", name, f"this node's bridge is {bridge.name!r}")
+    for key in ("isGateway", "ipMasq"):
+        if raw.get(key):
+            raise _invalid(key, raw[key], "the node does that for all pods; leave it out")
+    mtu = raw.get("mtu", 0)
+    if not isinstance(mtu, int) or isinstance(mtu, bool) or not (mtu == 0 or SMALLEST_MTU <= mtu <= bridge.mtu):
+        raise _invalid("mtu", mtu, f"give {SMALLEST_MTU} to {bridge.mtu} bytes, or 0 for the bridge's")
+    hairpin = raw.get("hairpinMode", True)
+    if not isinstance(hairpin, bool):
+        raise _invalid("hairpinMode", hairpin, "give true or false")
+    ipam = raw.get("ipam") or {}
+    kind = ipam.get("type") or ""
+    if not isinstance(kind, str):
+        raise _invalid("ipam.type", kind, "give the name of an IPAM plugin")
+    if kind in (TYPE, "weave-ipam"):
+        kind = ""
+    if kind:
+        return Settings(mtu or bridge.mtu, hairpin, kind, None, ())
+    if ipam.get("subnet"):
+        raise _invalid("ipam.subnet", ipam["subnet"], "addresses come from the node's blocks; leave it out")
+    try:
+        given = Result.from_json({"cniVersion": "1.0.0", "routes": ipam.get("routes") or []}).routes
+        gateway = IPv4Address(ipam["gateway"]) if ipam.get("gateway") else None
+    except (CniError, ValueError) as error:
+        raise CniError(ErrorCode.INVALID_CONFIG, f"ipam: {error}") from None
+    if gateway is not None and gateway not in bridge.address.network:
+        raise _invalid("ipam.gateway", gateway, f"a pod reaches gateways in {bridge.address.network} only")
+    return Settings(mtu or bridge.mtu, hairpin, "", gateway, given or (Route(str(DEFAULT_ROUTE)),))
+
+
+def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
+    """Routes as Weave made them: those that IPAM gave, else a default route; through IPAM's gateway, else the
+    bridge."""
+    gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
+    gateways.setdefault(4, bridge_address)
+    told = given.routes or (Route(str(DEFAULT_ROUTE)),)
+    made = []
+    for route in told:
+        destination = ip_network(route.dst)
+        made.append(PodRoute(destination, route.gateway or gateways.get(destination.version)))
+    return Assignment(given.ips, tuple(made), told)
+
+
+def _required_namespace(request: PluginRequest) -> NetworkNamespace:
+    """The sandbox's namespace. Raises CniError 4 where it is missing, or is the node's own."""
+    netns = request.invocation.netns
+    if request.namespace is None:
+        raise CniError(
+            ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r}: the namespace did not come with the call"
+        )
+    with NetworkNamespace.current() as own:
+        if own.identity == request.namespace.identity:
+            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r} is the node's own namespace")
+    return request.namespace
+
+
+def _dns(request: PluginRequest) -> Dns:
+    """The configuration's DNS, passed on."""
+    dns = request.configuration.raw.get("dns") or {}
+    return Result.from_json({"cniVersion": "1.0.0", "dns": dns}).dns
+
+
+def _invalid(key: str, value: object, mend: str) -> CniError:
+    return CniError(ErrorCode.INVALID_CONFIG, f"{key} {value!r}: {mend}")
