@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from weft.agent.wire import Request
 from weft.cni import CniError, Command, ErrorCode, Invocation, PluginConfiguration
 from weft.kernel.namespace import NetworkNamespace
+from weft.kernel.netlink import NetlinkError
 from weft.plugins import Plugin, PluginRequest
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ class Dispatcher:
         except CniError as error:
             _log.info("%s %s: %s", request.environment.get("CNI_COMMAND"), request.plugin, error)
             return 1, error.to_json(version)
+        except NetlinkError as error:
+            _log.warning("%s %s: %s", request.environment.get("CNI_COMMAND"), request.plugin, error)
+            return 1, CniError(ErrorCode.GENERIC, str(error)).to_json(version)
         except Exception as error:
             _log.exception("%s %s failed", request.environment.get("CNI_COMMAND"), request.plugin)
             return 1, CniError(ErrorCode.GENERIC, f"{type(error).__name__}: {error}").to_json(version)

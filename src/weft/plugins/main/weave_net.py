@@ -386,7 +386,13 @@ def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     for route in told:
         destination = ip_network(route.dst)
         made.append(PodRoute(destination, route.gateway or gateways.get(destination.version)))
-    return Assignment(given.ips, tuple(made), told)
+    # A gateway outside of the pod's subnet is reached over the link all the same.
+    on_link = {
+        PodRoute(ip_network(route.gateway), None)
+        for route in made
+        if route.gateway and not any(route.gateway in item.address.network for item in given.ips)
+    }
+    return Assignment(given.ips, (*on_link, *made), told)
 
 
 def _required_namespace(request: PluginRequest) -> NetworkNamespace:
