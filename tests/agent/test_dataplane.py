@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
-from tests.namespaces import inside, ip, network_namespace, run
 
+from tests.namespaces import inside, ip, network_namespace, run
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.fabric import weave
 from weft.fabric.plan import Node, Peer, derived_link_address

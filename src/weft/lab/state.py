@@ -1,0 +1,148 @@
+"""What a lab consists of, in ``lab.json``: written before anything is made, so that all of it can be removed."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from weft.lab.topology import LabError, Settings
+
+ROOT = Path("/var/lib/weft-lab")
+
+
+@dataclass(slots=True)
+class Process:
+    """A process that the lab started: a PID alone may be somebody else's by now."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """The process that has this PID now."""
+        return cls(pid, start_time(pid) or 0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return bool(self.started) and start_time(self.pid) == self.started
+
+
+@dataclass(slots=True)
+class NodeState:
+    """A node: its name, its address on the underlay, its first process."""
+
+    name: str
+    address: str
+    process: Process | None = None
+
+
+@dataclass(slots=True)
+class PodState:
+    """A pod: where it is, how the runtime knows it, its address once it is attached."""
+
+    name: str
+    node: str
+    container_id: str
+    labels: dict[str, str] = field(default_factory=dict)
+    ip: str = ""
+    process: Process | None = None
+
+
+@dataclass(slots=True)
+class LabState:
+    """A lab. ``complete`` is set when ``up`` has come to its end."""
+
+    settings: Settings
+    nodes: list[NodeState] = field(default_factory=list)
+    pods: list[PodState] = field(default_factory=list)
+    folders_made: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the lab keeps its files."""
+        return ROOT / self.settings.name
+
+    def node_folder(self, node: str) -> Path:
+        """Where a node's private folders are."""
+        return self.folder / "nodes" / node
+
+    def status_socket(self, node: str) -> Path:
+        """The status API of a node's agent, as it is seen from outside of the node."""
+        return self.node_folder(node) / "run" / "weft" / "status.sock"
+
+    def agent_log(self, node: str) -> Path:
+        """What a node's agent said."""
+        return self.node_folder(node) / "agent.log"
+
+    def control_socket(self, pod: PodState) -> Path:
+        """Where a pod takes orders."""
+        return self.folder / "pods" / f"{pod.container_id[:12]}.sock"
+
+    def node(self, name: str) -> NodeState:
+        """A node by its name. Raises LabError, naming those that there are."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise LabError(f"no node {name!r}; there are: {', '.join(node.name for node in self.nodes)}")
+
+    def pod(self, name: str) -> PodState:
+        """A pod by its name. Raises LabError, naming those that there are."""
+        for pod in self.pods:
+            if pod.name == name:
+                return pod
+        raise LabError(f"no pod {name!r}; there are: {', '.join(pod.name for pod in self.pods) or 'none'}")
+
+    def write(self) -> None:
+        """Keep it, whole or not at all."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.folder / f".lab.json.{os.getpid()}"
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(asdict(self))))
+        temporary.rename(self.folder / "lab.json")
+
+
+def read(name: str) -> LabState | None:
+    """The lab of that name, or None. Raises LabError where its file cannot be read."""
+    path = ROOT / name / "lab.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LabState)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LabError(f"{path}: {error}; 'weft lab down --lab {name}' removes what is left") from None
+
+
+def required(name: str) -> LabState:
+    """The lab of that name. Raises LabError where there is none."""
+    lab = read(name)
+    if lab is None:
+        raise LabError(f"no lab {name!r} is up: start one with 'weft lab up{_option(name)}'")
+    return lab
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold the lab against other commands that change it."""
+    ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Beside the lab's folder, which comes and goes.
+    with (ROOT / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot (proc(5), stat field 22); None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _option(name: str) -> str:
+    return "" if name == "weft" else f" --lab {name}"
