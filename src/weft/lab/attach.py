@@ -39,7 +39,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
     """Do one job."""
-    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={job.pod};K8S_POD_INFRA_CONTAINER_ID={job.container_id}"
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={job.pod}"
     attachment = Attachment(job.container_id, job.netns, args=args)
     try:
         if job.verb == "del":

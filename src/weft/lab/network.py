@@ -49,7 +49,8 @@ def make_underlay(namespace: str, gateway: str, mtu: int) -> None:
     """A bridge for the nodes to be plugged into, with the address of their gateway."""
     run(
         "ip", "-n", namespace, "-batch", "-",
-        stdin=f"link add underlay mtu {mtu} type bridge\nlink set underlay up\naddress add {gateway} dev underlay\n",
+        stdin=f"link add underlay mtu {mtu} type bridge\nlink set underlay up\n"
+        f"address add {gateway} dev underlay\n",
     )  # fmt: skip
 
 

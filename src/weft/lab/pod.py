@@ -38,9 +38,8 @@ def answer(connection: socket.socket, address: str) -> None:
         path = asked[1].decode(errors="replace") if len(asked) > 1 else "/"
         found = _seen.get(path.removeprefix("/icmp/")) if path.startswith("/icmp/") else address
         status, body = ("200 OK", found) if found else ("404 Not Found", "not seen")
-        connection.sendall(
-            f"HTTP/1.0 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body) + 1}\r\n\r\n{body}\n".encode()
-        )
+        head = f"HTTP/1.0 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+        connection.sendall(f"{head}{body}\n".encode())
 
 
 def watch_icmp(raw: socket.socket) -> None:
@@ -84,7 +83,7 @@ def ping(address: str, timeout: float) -> str:
 
 def checksum(data: bytes) -> int:
     """RFC 1071, of data of even length."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF
 

@@ -1,0 +1,305 @@
+"""``weft lab``: a pod network of several nodes on one machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weft.agent.status import fetch
+from weft.lab import check as proof
+from weft.lab import lifecycle, pods, state
+from weft.lab.network import NAMESPACES
+from weft.lab.topology import (
+    DEFAULT_NAME,
+    DEFAULT_RANGE,
+    DEFAULT_UNDERLAY,
+    LabError,
+    Settings,
+    check_pod_name,
+    node_namespace,
+    parse_labels,
+    pod_namespace,
+)
+
+#: Pods up to which the matrix has a row and a column for each.
+LARGEST_MATRIX = 16
+
+
+@contextmanager
+def _errors(verb: str) -> Iterator[None]:
+    try:
+        yield
+    except LabError as error:
+        click.echo(f"weft lab {verb}: {error}", err=True)
+        sys.exit(2 if error.usage else 1)
+
+
+def _lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--lab", default=DEFAULT_NAME, show_default=True, help="Name of the lab.")(function)
+
+
+def _output_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("-o", "--output", type=click.Choice(choices), help="How to print it.")
+
+
+@click.group("lab", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Run a pod network of several nodes on this machine, without touching its own network."""
+
+
+@command.command()
+@click.option("--nodes", default=2, show_default=True, help="How many nodes.")
+@click.option("--pods-per-node", default=2, show_default=True, help="How many pods on each.")
+@click.option("--range", "pod_range", default=DEFAULT_RANGE, show_default=True, help="The pod range, as CIDR.")
+@click.option("--ipalloc-init", default="", help="How first shares are found: consensus=N or seed=NAME,NAME.")
+@click.option("--underlay", default=DEFAULT_UNDERLAY, show_default=True, help="The nodes' own network.")
+@click.option("--underlay-mtu", default=1500, show_default=True, help="Its MTU in bytes.")
+@_lab_option
+def up(
+    nodes: int, pods_per_node: int, pod_range: str, ipalloc_init: str, underlay: str, underlay_mtu: int, lab: str
+) -> None:
+    """Bring a lab up. One that is up with the same settings is kept, and repaired where needed."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    begun = time.monotonic()
+    with _errors("up"):
+        settings = Settings(lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu)
+        if console.is_terminal:
+            with console.status("lab") as live:
+                made, present = lifecycle.up(settings, lambda text: live.update(f"lab {lab}: {text}"))
+        else:
+            made, present = lifecycle.up(settings, lambda text: click.echo(f"lab {lab}: {text}"))
+    took = f"{time.monotonic() - begun:.1f} s"
+    console.print(
+        f"lab {lab}: {len(made.nodes)} nodes and {len(made.pods)} pods "
+        + ("are up already" if present else f"are up after {took}")
+    )
+    option = "" if lab == DEFAULT_NAME else f" --lab {lab}"
+    last = made.nodes[-1].name
+    console.print("try:")
+    for line in (
+        f"weft lab check{option}",
+        f"weft lab pods -o wide{option}",
+        f"weft lab exec{option} {last} -- ip route",
+        *([f"weft lab exec{option} {made.pods[0].name} -- ping -c 1 {made.pods[-1].ip}"] if made.pods else []),
+        f"weft lab down{option}",
+    ):
+        console.print(f"  {line}")
+
+
+@command.command()
+@_lab_option
+def down(lab: str) -> None:
+    """Remove a lab: its processes, namespaces and files, also after a kill."""
+    with _errors("down"):
+        removed = lifecycle.down(lab)
+    click.echo(f"lab {lab}: removed {len(removed)} namespaces" if removed else f"lab {lab}: nothing there")
+
+
+@command.command()
+@click.argument("pod")
+@click.option("--node", required=True, help="The node to run it on.")
+@click.option("--label", multiple=True, help="KEY=VALUE; may be given several times.")
+@_lab_option
+def run(pod: str, node: str, label: Sequence[str], lab: str) -> None:
+    """Run one more pod."""
+    with _errors("run"), state.locked(lab):
+        check_pod_name(pod)
+        labels = parse_labels(label)
+        present = state.required(lab)
+        present.node(node)
+        if any(pod in (other.name, other.node) for other in present.pods) or pod in present.settings.node_names():
+            raise LabError(f"the name {pod!r} is taken")
+        new = pods.new_pod(pod, node, labels)
+        present.pods.append(new)
+        present.write()
+        try:
+            pods.make(present, [new])
+        except LabError:
+            pods.remove(present, new)
+            raise
+    click.echo(f"pod/{pod} created: {new.ip} on {node}")
+
+
+@command.command()
+@click.argument("pod")
+@_lab_option
+def rm(pod: str, lab: str) -> None:
+    """Remove a pod."""
+    with _errors("rm"), state.locked(lab):
+        present = state.required(lab)
+        pods.remove(present, present.pod(pod))
+    click.echo(f"pod/{pod} deleted")
+
+
+@command.command("pods")
+@_output_option("wide", "json")
+@_lab_option
+def list_pods(output: str | None, lab: str) -> None:
+    """List the pods."""
+    with _errors("pods"):
+        present = state.required(lab)
+    rows = [
+        {
+            "name": pod.name,
+            "status": "Running" if pod.ip and pod.process and pod.process.alive else "Failed",
+            "ip": pod.ip,
+            "node": pod.node,
+            "labels": pod.labels,
+            "containerID": pod.container_id,
+            "namespace": pod_namespace(lab, pod.node, pod.name),
+        }
+        for pod in sorted(present.pods, key=lambda pod: pod.name)
+    ]
+    _print(rows, output, ("name", "status", "ip", "node"), ("labels", "namespace"))
+
+
+@command.command("nodes")
+@_output_option("wide", "json")
+@_lab_option
+def list_nodes(output: str | None, lab: str) -> None:
+    """List the nodes."""
+    with _errors("nodes"):
+        present = state.required(lab)
+    rows = [
+        {
+            "name": node.name,
+            "status": lifecycle.node_status(present, node),
+            "internal-ip": node.address,
+            **_agent_says(present, node.name),
+            "namespace": node_namespace(lab, node.name),
+        }
+        for node in present.nodes
+    ]
+    _print(rows, output, ("name", "status", "internal-ip", "gateway"), ("blocks", "pods", "namespace"))
+
+
+@command.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("target", metavar="NODE|POD")
+@click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@_lab_option
+def execute(target: str, words: tuple[str, ...], lab: str) -> None:
+    """Run a command on a node or in a pod; its exit status is passed on."""
+    with _errors("exec"):
+        present = state.required(lab)
+        if any(node.name == target for node in present.nodes):
+            enter = pods.enter_node(present, target)
+        elif any(pod.name == target for pod in present.pods):
+            pod = present.pod(target)
+            enter = ["nsenter", f"--net={NAMESPACES / pod_namespace(lab, pod.node, pod.name)}", "--"]
+        else:
+            known = [*(node.name for node in present.nodes), *(pod.name for pod in present.pods)]
+            raise LabError(f"no node or pod {target!r}; there are: {', '.join(known)}")
+    # The command finds `weft` and the folder that it was called from.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
+    sys.stdout.flush()
+    os.execvpe(enter[0], [*enter, "env", f"--chdir={Path.cwd()}", *words], environment)  # noqa: S606
+
+
+@command.command()
+@click.argument("node")
+@click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
+@_lab_option
+def logs(node: str, follow: bool, lab: str) -> None:
+    """Show what a node's agent says."""
+    with _errors("logs"):
+        present = state.required(lab)
+        path = present.agent_log(present.node(node).name)
+    sys.exit(subprocess.run(["tail", "-n", "+1", *(["-f"] if follow else []), path], check=False).returncode)
+
+
+@command.command()
+@_output_option("json")
+@_lab_option
+def check(output: str | None, lab: str) -> None:
+    """Prove that every pod reaches every pod without NAT; exit 1 naming each pair that does not."""
+    with _errors("check"):
+        present = state.required(lab)
+        proof.require_pods(present)
+        found = proof.prove(present)
+    if output == "json":
+        rules = [{"rule": rule, "holds": held} for rule, held in found.rules]
+        click.echo(
+            json.dumps({"good": found.good, "rules": rules, "pairs": [asdict(pair) for pair in found.pairs]})
+        )
+    else:
+        _print_proof(present, found)
+    sys.exit(0 if found.good else 1)
+
+
+def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    names = [pod.name for pod in lab.pods]
+    table = Table(title="from (row) to (column), TCP and ICMP", title_justify="left")
+    table.add_column("")
+    if len(names) <= LARGEST_MATRIX:
+        verdicts = {(pair.source, pair.target): not pair.problems for pair in found.pairs}
+        marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
+        for name in names:
+            table.add_column(name, justify="center")
+        for pod in lab.pods:
+            cells = [marks[verdicts.get((pod.name, target))] for target in names]
+            table.add_row(f"{pod.name} {pod.ip} on {pod.node}", *cells)
+    else:
+        counts = proof.summary(found.pairs, {pod.name: pod.node for pod in lab.pods})
+        for node in lab.nodes:
+            table.add_column(node.name, justify="right")
+        for source in lab.nodes:
+            cells = ["{} of {}".format(*counts.get((source.name, target.name), (0, 0))) for target in lab.nodes]
+            table.add_row(source.name, *cells)
+    console.print(table)
+    for pair in found.broken:
+        console.print(f"[red]✗[/] {pair.source} → {pair.target}: {'; '.join(pair.problems)}")
+    for name in found.without_address:
+        console.print(f"[red]✗[/] {name} has no address")
+    well = len(found.pairs) - len(found.broken)
+    console.print(f"{well} of {len(found.pairs)} pairs connect, each seen with the sender's own address")
+    for rule, held in found.rules:
+        mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}[held]
+        console.print(f"{mark} {rule}" + (" (no such pair here)" if held is None else ""))
+
+
+def _print(
+    rows: Sequence[dict[str, Any]], output: str | None, columns: Sequence[str], wide_columns: Sequence[str]
+) -> None:
+    """A table as kubectl prints one, or all there is as JSON."""
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+        return
+    shown = [*columns, *(wide_columns if output == "wide" else ())]
+    cells = [[name.upper() for name in shown], *([_cell(row.get(name)) for name in shown] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(shown))]
+    for line in cells:
+        click.echo("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={each}" for key, each in value.items()) or "<none>"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "<none>"
+    return "<none>" if value in (None, "") else str(value)
+
+
+def _agent_says(lab: state.LabState, node: str) -> dict[str, Any]:
+    try:
+        report = json.loads(fetch(lab.status_socket(node), "/report")[1])
+    except (OSError, ValueError):
+        return {"gateway": "", "blocks": [], "pods": ""}
+    return {
+        "gateway": report["node"]["gateway"],
+        "blocks": report["ipam"]["blocks"],
+        "pods": report["ipam"]["attachments"],
+    }

@@ -1,0 +1,241 @@
+"""A lab comes up, is repaired, goes down."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from weft.agent.status import fetch
+from weft.lab import network, pods, state
+from weft.lab.node import STORE
+from weft.lab.state import LabState, NodeState, Process
+from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace, underlay_namespace
+
+#: Seconds for a node's agent to be ready.
+READY_TIMEOUT = 30.0
+#: Seconds that a node gets to stop before it is killed.
+STOP_TIMEOUT = 12.0
+#: Folders of the machine that nodes lay their own over.
+_COVERED = ("/etc/cni", "/opt/cni")
+#: Settings of an agent or a plugin in the caller's environment are not meant for the lab.
+_NOT_INHERITED = ("WEFT_", "WEAVE_", "IPALLOC_", "CNI_", "HAIRPIN_MODE")
+
+Say = Callable[[str], None]
+
+
+def up(settings: Settings, say: Say = lambda text: None) -> tuple[LabState, bool]:
+    """Bring a lab up; it and whether it was there already. A lab of the same settings is repaired.
+
+    Raises LabError for settings that cannot be used, for a lab of other settings, and for what fails; what
+    was made until then is removed.
+    """
+    settings.check()
+    _require_root()
+    with state.locked(settings.name):
+        present = state.read(settings.name)
+        if present is not None and present.complete:
+            _refuse_differences(present, settings)
+            return present, not _repair(present, say)
+        if present is not None:
+            say("removing what an interrupted 'up' left")
+            _remove(settings.name, present)
+        lab = LabState(settings, _nodes(settings))
+        try:
+            _make(lab, say)
+        except BaseException:
+            _remove(settings.name, lab)
+            raise
+        return lab, False
+
+
+def down(name: str) -> list[str]:
+    """Remove a lab, whatever state it is in; the namespaces that were there."""
+    _require_root()
+    with state.locked(name):
+        try:
+            lab = state.read(name)
+        except LabError:
+            lab = None  # an unreadable file keeps nothing from being removed
+        removed = _remove(name, lab)
+    (state.ROOT / f"{name}.lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        state.ROOT.rmdir()
+    return removed
+
+
+def node_status(lab: LabState, node: NodeState) -> str:
+    """A node's condition in kubectl's words."""
+    if node.process is None or not node.process.alive:
+        return "NotReady"
+    try:
+        return "Ready" if fetch(lab.status_socket(node.name), "/status")[0] == 200 else "NotReady"
+    except OSError:
+        return "NotReady"
+
+
+def _nodes(settings: Settings) -> list[NodeState]:
+    return [
+        NodeState(name, str(settings.node_address(number).ip)) for number, name in enumerate(settings.node_names())
+    ]
+
+
+def _make(lab: LabState, say: Say) -> None:
+    settings = lab.settings
+    (lab.folder / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in _COVERED:
+        if not Path(folder).exists():
+            Path(folder).mkdir(parents=True)
+            lab.folders_made.append(folder)
+    # Taken names are refused before the lab's file claims them.
+    for name in _namespaces(lab):
+        if network.exists(name):
+            lab.nodes.clear()
+            raise LabError(f"namespace {name} exists and is not this lab's: remove it, or give another --lab")
+    lab.write()
+    say(f"underlay {settings.underlay}")
+    wire = underlay_namespace(settings.name)
+    network.add_namespaces([wire])
+    network.make_underlay(wire, str(settings.gateway), settings.underlay_mtu)
+    for number, node in enumerate(lab.nodes):
+        say(f"node {node.name} ({node.address})")
+        namespace = node_namespace(settings.name, node.name)
+        network.add_namespaces([namespace])
+        network.plug_in(
+            wire, node.name, namespace, str(settings.node_address(number)), str(settings.gateway.ip),
+            settings.underlay_mtu,
+        )  # fmt: skip
+        _start_node(lab, node)
+        # The next node looks for its addresses when this one has its own: so they come out in Weave's order.
+        _await_ready(lab, node)
+    wanted = [
+        pods.new_pod(f"web-{number}", node.name, {"app": "web"})
+        for number, node in enumerate((node for _ in range(settings.pods_per_node) for node in lab.nodes), start=1)
+    ]
+    lab.pods = wanted
+    lab.write()
+    if wanted:
+        made: list[str] = []
+
+        def count(pod: state.PodState) -> None:
+            made.append(pod.name)
+            say(f"pods {len(made)} of {len(wanted)}")
+
+        say(f"pods 0 of {len(wanted)}")
+        pods.make(lab, wanted, count)
+    lab.complete = True
+    lab.write()
+
+
+def _start_node(lab: LabState, node: NodeState) -> None:
+    settings = lab.settings
+    lab.node_folder(node.name).mkdir(mode=0o700, parents=True, exist_ok=True)
+    options = ["--range", settings.range, "--store", f"sqlite://{STORE}/store.db"]
+    if settings.ipalloc_init:
+        options += ["--ipalloc-init", settings.ipalloc_init]
+    namespace = network.NAMESPACES / node_namespace(settings.name, node.name)
+    process = subprocess.Popen(
+        ["nsenter", f"--net={namespace}", "--", "unshare", "--mount", "--uts", "--propagation=slave", "--",
+         sys.executable, "-m", "weft.lab.node", str(lab.folder), node.name, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+    )  # fmt: skip
+    node.process = Process.of(process.pid)
+    lab.write()
+
+
+def _await_ready(lab: LabState, node: NodeState) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT
+    while node_status(lab, node) != "Ready":
+        log = lab.agent_log(node.name)
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        refused = any("ended with status 2" in line for line in lines)
+        dead = node.process is None or not node.process.alive
+        if refused or dead or time.monotonic() > deadline:
+            said = [line for line in lines if "starting it again" not in line]
+            raise LabError(f"node {node.name} is not ready: {said[-1] if said else 'no word from its agent'}")
+        time.sleep(0.02)
+
+
+def _repair(lab: LabState, say: Say) -> bool:
+    """Start what has died; whether there was anything."""
+    repaired = False
+    for node in lab.nodes:
+        if node.process is None or not node.process.alive:
+            say(f"node {node.name} starts again")
+            _end_processes([node_namespace(lab.settings.name, node.name)])
+            _start_node(lab, node)
+            _await_ready(lab, node)
+            repaired = True
+    for pod in [pod for pod in lab.pods if not (pod.ip and pod.process and pod.process.alive)]:
+        say(f"pod {pod.name} starts again")
+        pods.remove(lab, pod)
+        again = pods.new_pod(pod.name, pod.node, pod.labels)
+        lab.pods.append(again)
+        lab.write()
+        pods.make(lab, [again])
+        repaired = True
+    return repaired
+
+
+def _remove(name: str, lab: LabState | None) -> list[str]:
+    """End the lab's processes, remove its namespaces, then its files."""
+    if lab is not None and not lab.nodes:
+        names: list[str] = []
+    else:
+        names = _namespaces(lab) if lab is not None else []
+    for node in lab.nodes if lab is not None else ():
+        if node.process is not None and node.process.alive:
+            os.kill(node.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while lab and any(node.process and node.process.alive for node in lab.nodes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _end_processes(names)
+    removed = network.delete_namespaces(names)
+    for folder in lab.folders_made if lab is not None else ():
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
+    shutil.rmtree(state.ROOT / name, ignore_errors=True)
+    return removed
+
+
+def _end_processes(names: Sequence[str]) -> None:
+    """Kill whatever runs in the lab's own namespaces: no PID from a file can be mistaken for another's."""
+    for _ in range(100):
+        found = network.processes_in(names)
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _namespaces(lab: LabState) -> list[str]:
+    name = lab.settings.name
+    return [
+        *(pod_namespace(name, pod.node, pod.name) for pod in lab.pods),
+        *(node_namespace(name, node.name) for node in lab.nodes),
+        underlay_namespace(name),
+    ]
+
+
+def _refuse_differences(present: LabState, wanted: Settings) -> None:
+    differences = present.settings.differences(wanted)
+    if differences:
+        raise LabError(
+            f"lab {wanted.name!r} is up with other settings ({', '.join(differences)}): "
+            "'weft lab down' removes it, --lab NAME makes a second one"
+        )
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("must run as root: a lab is made of network namespaces (try sudo)")
