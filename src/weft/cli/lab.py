@@ -29,9 +29,6 @@ from weft.lab.topology import (
     pod_namespace,
 )
 
-#: Pods up to which the matrix has a row and a column for each.
-LARGEST_MATRIX = 16
-
 
 @contextmanager
 def _errors(verb: str) -> Iterator[None]:
@@ -241,17 +238,17 @@ def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     console = Console(highlight=False)
-    names = [pod.name for pod in lab.pods]
     table = Table(title="from (row) to (column), TCP and ICMP", title_justify="left")
-    table.add_column("")
-    if len(names) <= LARGEST_MATRIX:
+    table.add_column("", no_wrap=True)
+    rows = {pod.name: f"{pod.name} on {pod.node}" for pod in lab.pods}
+    frame = 3 * len(rows) + 4
+    if max(map(len, rows.values())) + sum(map(len, rows)) + frame <= console.width:
         verdicts = {(pair.source, pair.target): not pair.problems for pair in found.pairs}
         marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
-        for name in names:
-            table.add_column(name, justify="center")
-        for pod in lab.pods:
-            cells = [marks[verdicts.get((pod.name, target))] for target in names]
-            table.add_row(f"{pod.name} {pod.ip} on {pod.node}", *cells)
+        for name in rows:
+            table.add_column(name, justify="center", no_wrap=True)
+        for name, label in rows.items():
+            table.add_row(label, *(marks[verdicts.get((name, target))] for target in rows))
     else:
         counts = proof.summary(found.pairs, {pod.name: pod.node for pod in lab.pods})
         for node in lab.nodes:

@@ -20,7 +20,11 @@ REMEMBERED = 65536
 #: Probes of one pod at the same time.
 AT_ONCE = 4
 
+#: Seconds that a question for a token waits for it: the kernel answers an echo before we hear of it.
+PATIENCE = 1.0
+
 _seen: dict[str, str] = {}
+_seen_more = threading.Condition()
 
 
 def serve_tcp(listener: socket.socket) -> None:
@@ -36,7 +40,7 @@ def answer(connection: socket.socket, address: str) -> None:
         connection.settimeout(5)
         asked = connection.recv(4096).split(b" ")
         path = asked[1].decode(errors="replace") if len(asked) > 1 else "/"
-        found = _seen.get(path.removeprefix("/icmp/")) if path.startswith("/icmp/") else address
+        found = sender_of(path.removeprefix("/icmp/")) if path.startswith("/icmp/") else address
         status, body = ("200 OK", found) if found else ("404 Not Found", "not seen")
         head = f"HTTP/1.0 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body) + 1}\r\n\r\n"
         connection.sendall(f"{head}{body}\n".encode())
@@ -48,9 +52,18 @@ def watch_icmp(raw: socket.socket) -> None:
         packet, (address, _) = raw.recvfrom(2048)
         message = packet[(packet[0] & 15) * 4 :]
         if len(message) >= 24 and message[0] == 8:
-            _seen[message[8:24].hex()] = address
-            if len(_seen) > REMEMBERED:
-                _seen.pop(next(iter(_seen)))
+            with _seen_more:
+                _seen[message[8:24].hex()] = address
+                if len(_seen) > REMEMBERED:
+                    _seen.pop(next(iter(_seen)))
+                _seen_more.notify_all()
+
+
+def sender_of(token: str) -> str | None:
+    """From whom an echo request with this token came; None where none did."""
+    with _seen_more:
+        _seen_more.wait_for(lambda: token in _seen, PATIENCE)
+        return _seen.get(token)
 
 
 def ask(address: str, path: str, timeout: float) -> str:
