@@ -34,6 +34,8 @@ def main() -> int:
         return 1
     rows: list[dict[str, Any]] = []
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
     with lab.BenchLab() as bench_lab:
         for name in arguments.sections or SECTIONS:
             console.print(f"measuring {name} …", highlight=False)

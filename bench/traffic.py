@@ -4,7 +4,9 @@ The three take turns, so that a noisy machine is noisy for all of them.
 """
 
 import json
+import os
 import re
+import signal
 import statistics
 import subprocess
 import time
@@ -13,10 +15,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.lab import BenchLab, netns, run
+from weft.lab.network import processes_in
 
 TURNS = 5
 SECONDS = 3
 PINGS = 300
+
+
+_MASQUERADE = """table ip twin {
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr 10.77.0.0/16 ip daddr != 10.77.0.0/16 oifname != "weave" masquerade
+    }
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -37,13 +49,26 @@ class Twin:
         self.names = [f"{prefix}-{name}" for name in ("wire", "a", "b", "a1", "a2", "b1")]
 
     def __enter__(self) -> "Twin":
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
         for name in self.names:
             run("ip", "netns", "add", name)
         wire = self.prefix + "-wire"
         self._ip("wire", "link add br0 type bridge", "link set br0 up")
         for node, number in (("a", 1), ("b", 2)):
-            run("ip", "-n", wire, *f"link add {node} type veth peer name eth0 netns {self.prefix}-{node}".split())
-            self._ip("wire", f"link set {node} master br0 up")
+            run(
+                "ip",
+                "-n",
+                wire,
+                *f"link add dev {node} type veth peer name eth0 netns {self.prefix}-{node}".split(),
+            )
+            self._ip("wire", f"link set dev {node} master br0 up")
             other = 3 - number
             self._ip(
                 node,
@@ -61,23 +86,24 @@ class Twin:
             )
             inside = (*netns(f"{self.prefix}-{node}"),)
             run(*inside, *f"bridge fdb add 02:00:00:00:02:0{other} dev vxlan-1 dst 172.29.9.{other}".split())
+            # What leaves the range is masqueraded in a node of Weft: connection tracking is part of the topology.
+            run(*inside, "nft", "-f", "-", stdin=_MASQUERADE)
             for key in ("ip_forward=1", "conf.weave.proxy_arp=1", "neigh.weave.proxy_delay=0"):
                 run(*inside, "sysctl", "-qw", f"net.ipv4.{key}")
         for pod, node, address in (("a1", "a", "10.77.1.1"), ("a2", "a", "10.77.1.2"), ("b1", "b", "10.77.2.1")):
             self._ip(
                 node,
-                f"link add {pod} mtu 1450 numtxqueues 1 numrxqueues 1 type veth "
+                f"link add dev {pod} mtu 1450 numtxqueues 1 numrxqueues 1 type veth "
                 f"peer name eth0 mtu 1450 numtxqueues 1 numrxqueues 1 netns {self.prefix}-{pod}",
-                f"link set {pod} master weave up",
+                f"link set dev {pod} master weave up",
             )
             self._ip(
                 pod,
                 "link set lo up",
                 "link set eth0 up",
                 f"address add {address}/16 dev eth0",
-                f"route add default via 10.77.{(node == 'b' and 2) or 1}.0",
+                f"route add default via 10.77.{2 if node == 'b' else 1}.0",
             )
-        return self
 
     def __exit__(self, *error: object) -> None:
         for name in self.names:
@@ -97,7 +123,10 @@ def weft_paths(lab: BenchLab) -> dict[str, Path]:
     pods = lab.pods()
     one, two = [pod for pod in pods if pod["node"] == "controlplane"][:2]
     far = next(pod for pod in pods if pod["node"] != "controlplane")
-    namespace = {pod["name"]: lab.namespace(f"{pod['node']}-{pod['name']}") for pod in (one, two, far)}
+    # The lab's own processes listen to every echo request; what is measured is the network alone.
+    for pid in processes_in([pod["namespace"] for pod in pods]):
+        os.kill(pid, signal.SIGKILL)
+    namespace = {pod["name"]: pod["namespace"] for pod in (one, two, far)}
     return {
         "other node": Path("weft", namespace[one["name"]], namespace[far["name"]], far["ip"]),
         "same node": Path("weft", namespace[one["name"]], namespace[two["name"]], two["ip"]),
