@@ -58,7 +58,7 @@ class Attachments:
         address: IPv4Address | None = None
         try:
             if own_address:
-                address = self._addresses.take()
+                address = self._take()
             return self._journal.reserve(container_id, ifname, network, host_interface, address)
         except AddressesExhausted as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
@@ -66,6 +66,14 @@ class Attachments:
             if address is not None:
                 self._addresses.release(address)
             raise CniError(ErrorCode.IO_FAILURE, str(error)) from error
+
+    def _take(self) -> IPv4Address:
+        try:
+            return self._addresses.take()
+        except AddressesExhausted:
+            # Addresses of pods that are gone come back as soon as their interfaces are deleted.
+            self._reaper.drain(DRAIN_TIMEOUT)
+            return self._addresses.take()
 
     def confirm(self, reservation: Attachment) -> None:
         self._journal.set_state(reservation, State.ATTACHED)

@@ -258,7 +258,7 @@ def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
             table.add_row(source.name, *cells)
     console.print(table)
     for pair in found.broken:
-        console.print(f"[red]✗[/] {pair.source} → {pair.target}: {'; '.join(pair.problems)}")
+        console.print(f"[red]✗[/] {pair.source} → {pair.target}: {'; '.join(pair.problems)}", soft_wrap=True)
     for name in found.without_address:
         console.print(f"[red]✗[/] {name} has no address")
     well = len(found.pairs) - len(found.broken)

@@ -61,11 +61,7 @@ def down(name: str) -> list[str]:
             lab = state.read(name)
         except LabError:
             lab = None  # an unreadable file keeps nothing from being removed
-        removed = _remove(name, lab)
-    (state.ROOT / f"{name}.lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        state.ROOT.rmdir()
-    return removed
+        return _remove(name, lab)
 
 
 def node_status(lab: LabState, node: NodeState) -> str:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -127,12 +127,26 @@ def required(name: str) -> LabState:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold the lab against other commands that change it."""
-    ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Beside the lab's folder, which comes and goes.
-    with (ROOT / f"{name}.lock").open("w") as file:
+    """Hold the lab against other commands that change it. Where no lab is left, nothing is left of the lock."""
+    path = ROOT / f"{name}.lock"  # beside the lab's folder, which comes and goes
+    while True:
+        ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:
+            continue  # whoever held it before has just removed the folder
         fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break
+        file.close()
+    try:
         yield
+    finally:
+        if not (ROOT / name).exists():
+            path.unlink()
+            with suppress(OSError):
+                ROOT.rmdir()
+        file.close()
 
 
 def start_time(pid: int) -> int | None:
