@@ -50,7 +50,7 @@ class PluginConfiguration:
         if name and not _NAME.fullmatch(name):
             raise CniError(ErrorCode.INVALID_CONFIG, f"invalid network name {name!r}")
         for key in ("ipam", "dns", "capabilities", "runtimeConfig", "prevResult", "args"):
-            if not isinstance(raw.get(key) or {}, dict):
+            if raw.get(key) is not None and not isinstance(raw[key], dict):
                 raise CniError(ErrorCode.INVALID_CONFIG, f"{key} is not an object: {raw[key]!r}"[:200])
         return cls(version, name, _text(raw, "type"), raw)
 
