@@ -4,8 +4,8 @@ import errno
 from collections.abc import Iterator
 
 import pytest
-from tests.namespaces import ip, network_namespace, path
 
+from tests.namespaces import ip, network_namespace, path
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 

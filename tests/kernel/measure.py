@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from tests.namespaces import network_namespace, path
-
 from weft.kernel import addresses, announce, links, neighbours, routes
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, RouteSocket

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.namespaces import inside
-
 from weft.kernel.netlink import Message
 
 

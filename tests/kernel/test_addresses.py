@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.kernel import oracle
 from tests.namespaces import ip
-
 from weft.kernel import addresses, links
 from weft.kernel.netlink import NetlinkError, RouteSocket
 

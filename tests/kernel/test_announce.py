@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 import pytest
-from tests.namespaces import inside
 
+from tests.namespaces import inside
 from weft.kernel import addresses, announce, links, neighbours
 from weft.kernel.netlink import RouteSocket
 

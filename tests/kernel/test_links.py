@@ -5,10 +5,10 @@ import time
 from ipaddress import ip_address, ip_interface
 
 import pytest
+
 from tests.kernel import oracle
 from tests.kernel.conftest import make_or_skip
 from tests.namespaces import ip, path
-
 from weft.kernel import addresses, links
 from weft.kernel.links import BridgePort, Vxlan
 from weft.kernel.namespace import NetworkNamespace

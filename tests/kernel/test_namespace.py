@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.namespaces import inside, network_namespace, path
 
+from tests.namespaces import inside, network_namespace, path
 from weft.kernel.namespace import NetworkNamespace
 
 

@@ -6,10 +6,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.kernel import oracle
 from tests.kernel.conftest import make_or_skip
 from tests.namespaces import ip, run
-
 from weft.kernel import links, neighbours
 from weft.kernel.attributes import as_link_address
 from weft.kernel.neighbours import ForwardingEntry, Neighbour

@@ -10,8 +10,8 @@ from ipaddress import ip_interface
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.namespaces import path
 
+from tests.namespaces import path
 from weft.kernel import addresses, links
 from weft.kernel.attributes import MalformedMessage, attribute, text
 from weft.kernel.namespace import NetworkNamespace

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from tests.namespaces import inside, run
 
+from tests.namespaces import inside, run
 from weft.kernel import nftables
 from weft.kernel.nftables import NftablesError, NftContext, explained
 

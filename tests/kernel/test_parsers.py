@@ -9,8 +9,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.namespaces import network_namespace, path
 
+from tests.namespaces import network_namespace, path
 from weft.kernel import addresses, links, neighbours, routes
 from weft.kernel.attributes import MalformedMessage
 from weft.kernel.namespace import NetworkNamespace

@@ -8,9 +8,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_net
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.kernel import oracle
 from tests.namespaces import ip
-
 from weft.kernel import addresses, links, routes
 from weft.kernel.netlink import NetlinkError, RouteSocket
 from weft.kernel.routes import Route

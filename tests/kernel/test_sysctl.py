@@ -3,8 +3,8 @@
 import errno
 
 import pytest
-from tests.namespaces import inside, ip
 
+from tests.namespaces import inside, ip
 from weft.kernel import sysctl
 
 FORWARD = ("net", "ipv4", "ip_forward")

@@ -38,13 +38,14 @@ def _options(*options: Callable[..., Any]) -> Callable[[Callable[..., Any]], Cal
 _where = _options(
     click.option("--conf-dir", envvar="NETCONFPATH", default="/etc/cni/net.d", show_default=True,
                  help="Folder of the networks' configurations."),
-    click.option("--bin-dir", "bin_dirs", multiple=True, help="Folder of plugins, instead of CNI_PATH or /opt/cni/bin."),
+    click.option("--bin-dir", "bin_dirs", multiple=True,
+                 help="Folder of plugins (default: CNI_PATH, or /opt/cni/bin)."),
     click.option("-o", "--output", type=click.Choice(["json"]), help="How to print it."),
 )  # fmt: skip
 _which = _options(
     click.argument("network"),
     click.argument("netns"),
-    click.option("--ifname", envvar="CNI_IFNAME", default="eth0", show_default=True, help="Interface in the container."),
+    click.option("--ifname", envvar="CNI_IFNAME", default="eth0", show_default=True, help="The interface."),
     click.option("--container-id", help="Its ID (default: derived from NETNS, as cnitool does)."),
     click.option("--args", envvar="CNI_ARGS", default="", help="CNI_ARGS, as KEY=VALUE;KEY=VALUE."),
     click.option("--cap-args", envvar="CAP_ARGS", default="", help="Capability arguments, as a JSON object."),

@@ -39,6 +39,13 @@ class Runtime:
     def add(self, network: NetworkList, attachment: Attachment) -> Result:
         """Attach; when a plugin fails, everything is deleted again. Raises CniError of the plugin."""
         _check(attachment)
+        if self._previous(network, attachment) is not None:
+            # The rollback below must not take the first attachment away.
+            raise CniError(
+                ErrorCode.INVALID_ENVIRONMENT,
+                f"CNI_CONTAINERID {attachment.container_id}, CNI_IFNAME {attachment.ifname}: "
+                f"already attached to {network.name}; DEL it first",
+            )
         previous: Mapping[str, Any] | None = None
         try:
             for plugin in network.plugins:
