@@ -13,6 +13,7 @@ import pytest
 
 from tests.namespaces import ip, path, run
 from tests.nodes import CONFIGURATION, Node, cluster, pod
+from weft.store import open_store
 
 HEX = "0123456789abcdef"
 
@@ -86,6 +87,37 @@ def test_the_receiver_sees_the_senders_own_address(nodes: list[Node]) -> None:
         assert server.stdout.readline() == "up\n"
         run("bash", "-c", f"exec 3<>/dev/tcp/{address_of(receiver)}/80", namespace=a)
         assert server.communicate(timeout=10)[0].strip() == address_of(sender)
+
+
+def test_peers_come_and_go_while_traffic_flows(tmp_path: Path) -> None:
+    with cluster(tmp_path, ("controlplane", "node01", "node02", "node03"), "--range", "10.244.0.0/16") as nodes:
+        for node in nodes[:2]:
+            node.start()
+        with pod() as a, pod() as b, pod() as c:
+            nodes[0].add("a", str(path(a)))
+            target = address_of(nodes[1].add("b", str(path(b))))
+            ping = subprocess.Popen(
+                ["ip", "netns", "exec", a, "ping", "-q", "-i", "0.01", "-c", "400", target],
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            for node in nodes[2:]:
+                node.start()
+            newcomer = address_of(nodes[2].add("c", str(path(c))))
+            assert eventually(lambda: reaches(a, newcomer))
+            for node in nodes[2:]:
+                node.kill()
+            store = open_store(f"sqlite://{nodes[0].store}")
+            for entry in store.entries("").entries:
+                if b"node02" in entry.value or entry.key == "nodes/node02":
+                    store.delete(entry.key, entry.revision)
+            store.close()
+            assert eventually(lambda: len(nodes[0].report()["peers"]) == 2)
+            tunnel = ["ip", "-j", "route", "show", "dev", "vxlan-6784"]
+            ways = {route["dst"] for route in json.loads(run(*tunnel, namespace=nodes[0].namespace))}
+            assert not any(way.startswith("10.244.64.") for way in ways)
+            assert any(way.startswith("10.244.160.") for way in ways)
+            said = ping.communicate(timeout=60)[0]
+            assert " 0% packet loss" in said, said
 
 
 def test_what_leaves_the_range_has_the_nodes_address(nodes: list[Node]) -> None:

@@ -1,6 +1,8 @@
 """The dataplane in a namespace of its own: devices made and repaired, peers that come, move and go."""
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
@@ -118,6 +120,22 @@ def test_peers_come_move_and_go(host: str) -> None:
     ]
     apply()
     assert (tunnel_routes(host), forwarding_entries(host)) == ({}, {})
+
+
+def test_a_new_start_touches_nothing_that_is_right(host: str) -> None:
+    inside(host, lambda: make(host).apply(plan(peer(50))))
+    monitor = subprocess.Popen(
+        ["ip", "netns", "exec", host, "ip", "monitor", "link", "neigh", "route", "address"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        time.sleep(0.3)
+        assert inside(host, lambda: make(host).apply(plan(peer(50)))) == 0
+        time.sleep(0.3)
+    finally:
+        monitor.terminate()
+    assert monitor.communicate()[0] == ""
 
 
 def test_what_others_broke_is_repaired(host: str) -> None:

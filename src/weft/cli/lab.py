@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -84,13 +85,14 @@ def up(
     last = made.nodes[-1].name
     console.print("try:")
     for line in (
-        f"weft lab check{option}",
-        f"weft lab pods -o wide{option}",
-        f"weft lab exec{option} {last} -- ip route",
-        *([f"weft lab exec{option} {made.pods[0].name} -- ping -c 1 {made.pods[-1].ip}"] if made.pods else []),
-        f"weft lab down{option}",
+        "check",
+        "pods -o wide",
+        f"exec {last} -- ip route",
+        *([f"exec {made.pods[0].name} -- ping -c 1 {made.pods[-1].ip}"] if made.pods else []),
+        "down",
     ):
-        console.print(f"  {line}")
+        verb, _, rest = line.partition(" ")
+        console.print(f"  {_called_as()} lab {verb}{option} {rest}".rstrip())
 
 
 @command.command()
@@ -231,6 +233,14 @@ def check(output: str | None, lab: str) -> None:
     else:
         _print_proof(present, found)
     sys.exit(0 if found.good else 1)
+
+
+def _called_as() -> str:
+    """The word by which the caller can call us again: from where it stands, if ``weft`` is not on its PATH."""
+    if shutil.which("weft"):
+        return "weft"
+    program = Path(sys.executable).parent / "weft"
+    return os.path.relpath(program) if Path.cwd() in program.parents else str(program)
 
 
 def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
