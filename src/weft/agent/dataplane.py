@@ -172,7 +172,7 @@ class Dataplane:
             )
             _log.info("tunnel %s made", wanted.name)
         link = links.get_link(host, name=wanted.name)
-        # Only what differs: setting even the same MAC makes the kernel forget the neighbours, our way to the peers.
+        # Only what differs: setting even the same MAC makes the kernel forget the neighbours, our way to peers.
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
 
