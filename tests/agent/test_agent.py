@@ -229,6 +229,28 @@ def test_a_pod_that_vanished_while_no_agent_ran_gives_its_address_back(nodes: li
     }
 
 
+def test_a_lost_journal_costs_nobody_an_address(nodes: list[Node]) -> None:
+    first, second = nodes
+    with pod() as a, pod() as b, pod() as c:
+        one, far = first.add("a" * 64, str(path(a))), second.add("c", str(path(c)))
+        first.kill()
+        for file in (first.folder / "state").glob("journal.db*"):
+            file.unlink()
+        first.start()
+        assert reaches(a, address_of(far))
+        assert first.report()["ipam"]["attachments"] == 1
+        two = first.add("b", str(path(b)))
+        assert address_of(two) != address_of(one)
+        assert first.call("ADD", "a" * 64, str(path(a)))[1]["code"] == 4
+        valid = [{"containerID": "a" * 64, "ifname": "eth0"}, {"containerID": "b", "ifname": "eth0"}]
+        configuration = {**CONFIGURATION, "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+        assert first.call("GC", "", "", configuration) == (0, None)
+        assert reaches(a, address_of(two))
+        first.delete("a" * 64, str(path(a)))
+        assert eventually(lambda: "eth0" not in links(a))
+        assert eventually(lambda: first.report()["ipam"]["inUse"] == 2)
+
+
 def test_a_del_without_an_agent_is_done_by_the_next(nodes: list[Node]) -> None:
     first, _ = nodes
     with pod() as a:

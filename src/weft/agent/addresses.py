@@ -80,6 +80,15 @@ class Addresses:
             self._wake.set()
         return address
 
+    def hold(self, address: IPv4Address) -> bool:
+        """Mark an address as held that was found in use; False where it is not this node's, or held already."""
+        with self._lock:
+            try:
+                self._pool.hold(address)
+            except (KeyError, AddressInUse):
+                return False
+        return True
+
     def release(self, address: IPv4Address) -> None:
         """The address is free: nothing in the kernel has it any more."""
         with self._lock:

@@ -4,20 +4,23 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 
 from weft.agent.addresses import Addresses, AddressesExhausted
 from weft.agent.dataplane import Bridge, Dataplane
 from weft.agent.journal import Attachment, Journal, JournalError, State
 from weft.agent.reaper import RETIRED_GROUP, Reaper, delete_retired
 from weft.cni import CniError, ErrorCode
-from weft.kernel import announce, links
+from weft.kernel import addresses, announce, links
+from weft.kernel.links import Link
 from weft.kernel.netlink import RouteSocket
+from weft.plugins.main.weave_net import HOST_PREFIX, host_interface_name
 
 _log = logging.getLogger(__name__)
 
-#: Host ends of pods' veth pairs begin like this.
-HOST_PREFIX = "vethwepl"
+#: An attachment that the kernel has and the journal lost: this and the host interface stand for the container's
+#: unknown ID. No container ID has a colon.
+_ADOPTED = "adopted:"
 #: Seconds that an ADD waits for a retired interface of the same name.
 DRAIN_TIMEOUT = 5.0
 
@@ -25,9 +28,9 @@ DRAIN_TIMEOUT = 5.0
 class Attachments:
     """``weft.plugins.main.weave_net.AttachmentBook`` of this node. Safe for several threads."""
 
-    def __init__(self, journal: Journal, addresses: Addresses, dataplane: Dataplane, reaper: Reaper) -> None:
+    def __init__(self, journal: Journal, own_addresses: Addresses, dataplane: Dataplane, reaper: Reaper) -> None:
         self._journal = journal
-        self._addresses = addresses
+        self._addresses = own_addresses
         self._dataplane = dataplane
         self._reaper = reaper
         self._local = threading.local()
@@ -50,7 +53,8 @@ class Attachments:
         return self._packets
 
     def find(self, container_id: str, ifname: str) -> Attachment | None:
-        return self._journal.find(container_id, ifname)
+        adopted = _ADOPTED + host_interface_name(container_id, ifname)
+        return self._journal.find(container_id, ifname) or self._journal.find(adopted, "")
 
     def reserve(
         self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool
@@ -86,9 +90,12 @@ class Attachments:
         self._reaper.drain(DRAIN_TIMEOUT)
 
     def retire_others(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
+        kept = {host_interface_name(*pair) for pair in valid}
         for attachment in self._journal.attachments():
             key = (attachment.container_id, attachment.ifname)
-            if attachment.state is not State.RETIRING and attachment.network == network and key not in valid:
+            if key in valid or attachment.host_interface in kept:
+                continue
+            if attachment.state is not State.RETIRING and attachment.network == network:
                 _log.info("%s of container %s is not valid any more: retired", *reversed(key))
                 self.retire(attachment)
 
@@ -103,7 +110,8 @@ class Attachments:
         """Bring journal and kernel together after a start: what one of them has and the other lacks.
 
         Half-made interfaces and unfinished deletions go; an attachment whose interface is gone (the pod's
-        namespace went with it) gives its address back; an interface that fell off the bridge is put back.
+        namespace went with it) gives its address back; an interface that fell off the bridge is put back; one
+        that the journal does not know is adopted with its address, so that nobody else gets it.
         """
         with RouteSocket() as host:
             present = {link.name: link for link in links.dump_links(host) if link.name.startswith(HOST_PREFIX)}
@@ -124,18 +132,37 @@ class Attachments:
                     self._reaper.cut_off(attachment.host_interface, host)
             delete_retired(host)
             self._journal.forget(gone)
+            known = names | {attachment.host_interface for attachment in gone}
+            for link in present.values():
+                if link.name not in known and link.group != RETIRED_GROUP:
+                    self._adopt(link, host)
             for attachment in gone:
                 if attachment.address is not None:
                     self._addresses.release(attachment.address)
         _log.info("%d attachments kept, %d leftovers removed", len(kept), len(gone))
 
+    def _adopt(self, link: Link, host: RouteSocket) -> None:
+        """Write down what the journal has lost: the pod's address is read through the pair, without its ID."""
+        address = None
+        if link.peer_namespace_id is not None:
+            for item in addresses.dump_addresses(
+                host, link.peer_index, target_namespace_id=link.peer_namespace_id
+            ):
+                if isinstance(item.interface, IPv4Interface) and self._addresses.hold(item.interface.ip):
+                    address = item.interface.ip
+        container_id = _ADOPTED + link.name
+        adopted = self._journal.reserve(container_id, "", self._dataplane.bridge.name, link.name, address)
+        self._journal.set_state(adopted, State.ATTACHED)
+        host.execute([links.set_link(index=link.index, master=self.bridge.index, up=True)])
+        _log.warning("%s was not in the journal; adopted with %s", link.name, address or "no address of ours")
 
-def free_addresses(addresses: Addresses) -> Callable[[Sequence[Attachment]], None]:
+
+def free_addresses(own_addresses: Addresses) -> Callable[[Sequence[Attachment]], None]:
     """What the reaper calls when interfaces are gone."""
 
     def free(attachments: Sequence[Attachment]) -> None:
         for attachment in attachments:
             if attachment.address is not None:
-                addresses.release(attachment.address)
+                own_addresses.release(attachment.address)
 
     return free
