@@ -1,0 +1,113 @@
+"""The status API: Weave's words, the right codes, root's socket."""
+
+import http.client
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from weft.agent.status import Report, StatusServer, fetch, ipam, summary
+from weft.fabric.plan import Peer
+
+PEER = Peer(
+    "node01",
+    IPv4Address("172.25.1.3"),
+    "02:00:00:00:00:01",
+    IPv4Address("10.244.192.0"),
+    (IPv4Network("10.244.192.0/18"),),
+)
+REPORT = Report(
+    ready=True,
+    name="controlplane",
+    address="172.25.1.2",
+    gateway="10.244.0.1",
+    mtu=1450,
+    universe=IPv4Network("10.244.0.0/16"),
+    blocks=[IPv4Network("10.244.0.0/17"), IPv4Network("10.244.128.0/18")],
+    in_use=3,
+    free=49147,
+    attachments=2,
+    peers=[PEER],
+)
+
+
+class Served:
+    def __init__(self, folder: Path) -> None:
+        self.report = REPORT
+        self.path = folder / "status.sock"
+        self.path.write_text("left by an agent that is gone")
+        self.server = StatusServer(self.path, ("127.0.0.1", 0), lambda: self.report)
+        self.port = int(str(self.server._servers[1].server_address[1]))  # type: ignore[index]
+        self.server.start()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path)
+    yield made
+    made.server.close()
+
+
+def test_the_columns_of_weave_status_ipam() -> None:
+    assert ipam(REPORT) == (
+        "controlplane                             49152 IPs (75.0% of total) (3 active)\n"
+        "node01                                   16384 IPs (25.0% of total)\n"
+    )
+
+
+def test_the_labels_of_weave_status() -> None:
+    text = summary(REPORT)
+    for line in ("        Service: router", "          Range: 10.244.0.0/16", "         Status: ready"):
+        assert line in text.splitlines()
+
+
+def test_ready_is_200_and_not_ready_503(served: Served) -> None:
+    assert fetch(served.path, "/status") == (200, summary(REPORT).encode())
+    served.report = replace(REPORT, ready=False)
+    assert fetch(served.path, "/status")[0] == 503
+    assert json.loads(fetch(served.path, "/report")[1])["ready"] is False
+
+
+def test_the_same_on_tcp_as_weave_had_it(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection.request("GET", "/status/peers")
+    answer = connection.getresponse()
+    assert (answer.status, b"node01" in answer.read()) == (200, True)
+    connection.request("GET", "/secrets")
+    answer = connection.getresponse()
+    assert answer.status == 404
+    assert b"/status/ipam" in answer.read()
+    connection.close()
+
+
+def test_the_socket_is_roots_alone(served: Served) -> None:
+    assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+
+
+def weft_status(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "weft", "status", "--run-dir", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+def test_weft_status(served: Served, tmp_path: Path) -> None:
+    assert "Service: router" in weft_status(tmp_path).stdout
+    assert "75.0%" in weft_status(tmp_path, "ipam").stdout
+    report = json.loads(weft_status(tmp_path, "-o", "json").stdout)
+    assert report["peers"][0]["blocks"] == ["10.244.192.0/18"]
+    assert weft_status(tmp_path, "weather").returncode == 2
+    served.report = replace(REPORT, ready=False)
+    done = weft_status(tmp_path)
+    assert (done.returncode, "not ready" in done.stderr) == (1, True)
+
+
+def test_weft_status_without_an_agent(tmp_path: Path) -> None:
+    done = weft_status(tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path / "status.sock") in done.stderr
+    assert "Traceback" not in done.stderr
