@@ -53,8 +53,7 @@ class Attachments:
         return self._packets
 
     def find(self, container_id: str, ifname: str) -> Attachment | None:
-        adopted = _ADOPTED + host_interface_name(container_id, ifname)
-        return self._journal.find(container_id, ifname) or self._journal.find(adopted, "")
+        return self._journal.find(container_id, ifname, _ADOPTED + host_interface_name(container_id, ifname))
 
     def reserve(
         self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool

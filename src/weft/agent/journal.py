@@ -8,12 +8,13 @@ power failure may take the last ones, but it takes every pod's namespace with it
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS attachments (
@@ -123,26 +124,26 @@ class Journal:
                         (str(attachment.address),),
                     )
 
-    def find(self, container_id: str, ifname: str) -> Attachment | None:
-        """The attachment that is reserved or attached under this container and interface."""
-        with self._transaction() as connection:
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM attachments"  # noqa: S608  # a constant
-                " WHERE container_id = ? AND ifname = ? AND state != 'retiring'",
-                (container_id, ifname),
-            ).fetchone()
-        return _attachment(row) if row else None
+    def find(self, container_id: str, ifname: str, adopted_id: str = "") -> Attachment | None:
+        """The attachment that is reserved or attached under this container and interface.
+
+        ``adopted_id`` is the name under which it was adopted if the journal had been lost.
+        """
+        row = self._read(
+            f"SELECT {_COLUMNS} FROM attachments WHERE state != 'retiring'"  # noqa: S608  # a constant
+            " AND (container_id, ifname) IN (VALUES (?, ?), (?, ''))",
+            (container_id, ifname, adopted_id),
+        )
+        return _attachment(row[0]) if row else None
 
     def attachments(self) -> list[Attachment]:
         """Everything in the journal, oldest first."""
-        with self._transaction() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM attachments ORDER BY id").fetchall()  # noqa: S608
+        rows = self._read(f"SELECT {_COLUMNS} FROM attachments ORDER BY id")  # noqa: S608  # a constant
         return [_attachment(row) for row in rows]
 
     def released(self) -> list[IPv4Address]:
         """Addresses that were used once and are free, longest-unused first."""
-        with self._transaction() as connection:
-            rows = connection.execute("SELECT address FROM released ORDER BY sequence").fetchall()
+        rows = self._read("SELECT address FROM released ORDER BY sequence")
         return [IPv4Address(address) for (address,) in rows]
 
     def forget_released(self, addresses: Iterable[IPv4Address]) -> None:
@@ -154,9 +155,8 @@ class Journal:
 
     def fact(self, name: str) -> str | None:
         """A fact about this node that must outlive the agent."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        rows = self._read("SELECT value FROM facts WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: str) -> None:
         """Write such a fact down."""
@@ -167,6 +167,14 @@ class Journal:
         """Close the file; its write-ahead log is folded in."""
         with self._lock:
             self._connection.close()
+
+    def _read(self, query: str, values: Sequence[str] = ()) -> list[Any]:
+        """One question, which is a transaction of its own."""
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise JournalError(f"journal {self._path}: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -34,6 +34,7 @@ from weft.plugins.plugin import PluginRequest
 TYPE = "weave-net"
 HOST_PREFIX = "vethwepl"
 DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+_DEFAULT_ROUTES = (Route(str(DEFAULT_ROUTE)),)
 #: A pod's MAC is this and its address: an address that is used again keeps its MAC, and no cache is stale.
 POD_LINK_ADDRESS_PREFIX = b"\x0a\x58"
 #: The pod's end among the result's interfaces: bridge, host end, pod's end.
@@ -157,12 +158,14 @@ class WeaveNet(Generic[Reserved]):
 
     def __init__(self, book: AttachmentBook[Reserved]) -> None:
         self._book = book
+        with NetworkNamespace.current() as own:
+            self._own_namespace = own.identity
 
     def add(self, request: PluginRequest) -> Result:
         """Make the pair, put the host end on the bridge, address the pod's end, tell the neighbours."""
         book, call = self._book, request.invocation
         settings = parse_settings(request.configuration.raw, book.bridge)
-        namespace = _required_namespace(request)
+        namespace = _required_namespace(request, self._own_namespace)
         if book.find(call.container_id, call.ifname):
             raise CniError(
                 ErrorCode.INVALID_ENVIRONMENT,
@@ -292,7 +295,7 @@ class WeaveNet(Generic[Reserved]):
         """The pair is there, on the bridge, up, and the pod's end has the addresses of prevResult."""
         call, bridge = request.invocation, self._book.bridge
         parse_settings(request.configuration.raw, bridge)
-        namespace = _required_namespace(request)
+        namespace = _required_namespace(request, self._own_namespace)
         reservation = self._book.find(call.container_id, call.ifname)
         if reservation is None:
             raise CniError(
@@ -364,6 +367,8 @@ def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
         kind = ""
     if kind:
         return Settings(mtu or bridge.mtu, hairpin, kind, None, ())
+    if not ipam:
+        return Settings(mtu or bridge.mtu, hairpin, "", None, _DEFAULT_ROUTES)
     if ipam.get("subnet"):
         raise _invalid("ipam.subnet", ipam["subnet"], "addresses come from the node's blocks; leave it out")
     try:
@@ -373,7 +378,7 @@ def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
         raise CniError(ErrorCode.INVALID_CONFIG, f"ipam: {error}") from None
     if gateway is not None and gateway not in bridge.address.network:
         raise _invalid("ipam.gateway", gateway, f"a pod reaches gateways in {bridge.address.network} only")
-    return Settings(mtu or bridge.mtu, hairpin, "", gateway, given or (Route(str(DEFAULT_ROUTE)),))
+    return Settings(mtu or bridge.mtu, hairpin, "", gateway, given or _DEFAULT_ROUTES)
 
 
 def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
@@ -381,7 +386,7 @@ def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     bridge."""
     gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
     gateways.setdefault(4, bridge_address)
-    told = given.routes or (Route(str(DEFAULT_ROUTE)),)
+    told = given.routes or _DEFAULT_ROUTES
     made = []
     for route in told:
         destination = ip_network(route.dst)
@@ -395,22 +400,23 @@ def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     return Assignment(given.ips, (*on_link, *made), told)
 
 
-def _required_namespace(request: PluginRequest) -> NetworkNamespace:
+def _required_namespace(request: PluginRequest, own: tuple[int, int]) -> NetworkNamespace:
     """The sandbox's namespace. Raises CniError 4 where it is missing, or is the node's own."""
     netns = request.invocation.netns
     if request.namespace is None:
         raise CniError(
             ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r}: the namespace did not come with the call"
         )
-    with NetworkNamespace.current() as own:
-        if own.identity == request.namespace.identity:
-            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r} is the node's own namespace")
+    if request.namespace.identity == own:
+        raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r} is the node's own namespace")
     return request.namespace
 
 
 def _dns(request: PluginRequest) -> Dns:
     """The configuration's DNS, passed on."""
-    dns = request.configuration.raw.get("dns") or {}
+    dns = request.configuration.raw.get("dns")
+    if not dns:
+        return Dns()
     return Result.from_json({"cniVersion": "1.0.0", "dns": dns}).dns
 
 
