@@ -23,6 +23,10 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
     with cluster(tmp_path, ("controlplane", "node01"), "--range", "10.244.0.0/16") as made:
         for node in made:
             node.start()
+        for node in made:
+            assert eventually(
+                lambda node=node: [peer["blocks"] for peer in node.report()["peers"] if peer["blocks"]]
+            )
         yield made
 
 
@@ -112,10 +116,13 @@ def test_peers_come_and_go_while_traffic_flows(tmp_path: Path) -> None:
                     store.delete(entry.key, entry.revision)
             store.close()
             assert eventually(lambda: len(nodes[0].report()["peers"]) == 2)
-            tunnel = ["ip", "-j", "route", "show", "dev", "vxlan-6784"]
-            ways = {route["dst"] for route in json.loads(run(*tunnel, namespace=nodes[0].namespace))}
-            assert not any(way.startswith("10.244.64.") for way in ways)
-            assert any(way.startswith("10.244.160.") for way in ways)
+
+            def ways_to(prefix: str) -> bool:
+                shown = run("ip", "-j", "route", "show", "dev", "vxlan-6784", namespace=nodes[0].namespace)
+                return any(route["dst"].startswith(prefix) for route in json.loads(shown))
+
+            assert eventually(lambda: not ways_to("10.244.64."))
+            assert ways_to("10.244.160.")
             said = ping.communicate(timeout=60)[0]
             assert " 0% packet loss" in said, said
 

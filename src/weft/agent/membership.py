@@ -26,6 +26,7 @@ class Membership:
         self._node = node
         self._lock = threading.Lock()
         self._view = View()
+        self._reached: list[Peer] = []
         self._changed = threading.Event()
 
     def start(self) -> None:
@@ -34,13 +35,15 @@ class Membership:
         self.converge()
 
     def peers(self) -> list[Peer]:
-        """The other nodes, as last seen."""
-        with self._lock:
-            return self._view.peers(self._node.name)
+        """The other nodes to which the kernel knows the way."""
+        return self._reached
 
     def converge(self) -> None:
         """Bring the kernel to the present view, whatever it holds. Raises NetlinkError."""
-        changes = self._dataplane.apply(weave.forwarding(self._node, self.peers()))
+        with self._lock:
+            peers = self._view.peers(self._node.name)
+        changes = self._dataplane.apply(weave.forwarding(self._node, peers))
+        self._reached = peers
         if changes:
             _log.info("way to peers: %d changes", changes)
 

@@ -1,6 +1,7 @@
 """A lab comes up, is repaired, goes down."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -108,6 +109,7 @@ def _make(lab: LabState, say: Say) -> None:
         _start_node(lab, node)
         # The next node looks for its addresses when this one has its own: so they come out in Weave's order.
         _await_ready(lab, node)
+    _await_peers(lab)
     wanted = [
         pods.new_pod(f"web-{number}", node.name, {"app": "web"})
         for number, node in enumerate((node for _ in range(settings.pods_per_node) for node in lab.nodes), start=1)
@@ -158,6 +160,24 @@ def _await_ready(lab: LabState, node: NodeState) -> None:
             said = [line for line in lines if "starting it again" not in line]
             raise LabError(f"node {node.name} is not ready: {said[-1] if said else 'no word from its agent'}")
         time.sleep(0.02)
+
+
+def _await_peers(lab: LabState) -> None:
+    """Wait until every node knows the way to every other."""
+    deadline = time.monotonic() + READY_TIMEOUT
+    for node in lab.nodes:
+        while len(_peers_with_blocks(lab, node.name)) < len(lab.nodes) - 1:
+            if time.monotonic() > deadline:
+                raise LabError(f"node {node.name} does not find its peers: see 'weft lab logs {node.name}'")
+            time.sleep(0.02)
+
+
+def _peers_with_blocks(lab: LabState, node: str) -> list[str]:
+    try:
+        report = json.loads(fetch(lab.status_socket(node), "/report")[1])
+    except (OSError, ValueError):
+        return []
+    return [peer["name"] for peer in report["peers"] if peer["blocks"]]
 
 
 def _repair(lab: LabState, say: Say) -> bool:
