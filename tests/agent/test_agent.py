@@ -15,8 +15,6 @@ from tests.namespaces import ip, path, run
 from tests.nodes import CONFIGURATION, Node, cluster, pod
 from weft.store import open_store
 
-HEX = "0123456789abcdef"
-
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
