@@ -25,7 +25,6 @@ from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
 from weft.agent.status import Report, StatusServer
 from weft.agent.wire import Request
-from weft.cni import PluginConfiguration
 from weft.fabric import weave
 from weft.fabric.plan import Node
 from weft.ipam.ranges import overlapping
@@ -161,7 +160,7 @@ class Agent:
         known = self._attachments.find(*key)
         if known is not None and known.created > written:
             return  # the container was added again after this DEL
-        self._dispatcher.run(request, PluginConfiguration.from_json(request.configuration))
+        self._dispatcher.run(request)
 
     def _report(self) -> Report:
         in_use, free = self._addresses.counts()

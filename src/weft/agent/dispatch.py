@@ -1,18 +1,15 @@
 """From a launcher's request to a plugin and back to what the runtime reads."""
 
-import logging
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from weft.agent.wire import Request
-from weft.cni import CniError, Command, ErrorCode, Invocation, PluginConfiguration
+from weft.cni import CniError, ErrorCode, PluginConfiguration
 from weft.kernel.namespace import NetworkNamespace
-from weft.kernel.netlink import NetlinkError
-from weft.plugins import Plugin, PluginRequest
-
-_log = logging.getLogger(__name__)
+from weft.plugins import Plugin, calls, registry
 
 Key = tuple[str, str]
 
@@ -41,62 +38,57 @@ class Turns:
 
 
 class Dispatcher:
-    """Finds the plugin, runs the verb, and turns results and errors into the specification's JSON."""
+    """Runs requests by the plugins of the registry and those that only the agent has."""
 
-    def __init__(self, plugins: Mapping[str, Plugin]) -> None:
-        self._plugins = plugins
+    def __init__(self, own: Mapping[str, Plugin]) -> None:
+        """``own`` are the agent's, by name."""
+        self._own = own
         self._turns = Turns()
+
+    def find(self, name: str) -> Plugin | None:
+        """``weft.plugins.Lookup`` of this agent."""
+        return self._own.get(name) or registry.find(name)
 
     def __call__(self, request: Request) -> tuple[int, bytes]:
         """The exit status and output of one request."""
-        version = "1.1.0"
+        environment = request.environment
+        key = (environment.get("CNI_CONTAINERID", ""), environment.get("CNI_IFNAME", ""))
         try:
-            configuration = PluginConfiguration.from_json(request.configuration)
-            version = configuration.cni_version
-            return 0, self.run(request, configuration)
+            with contextlib.closing(_Sandbox(request)) as sandbox:
+                return calls.answer(
+                    request.plugin,
+                    environment,
+                    request.configuration,
+                    sandbox.namespace,
+                    self.find,
+                    self._turns.turn(key),
+                )
         except CniError as error:
-            _log.info("%s %s: %s", request.environment.get("CNI_COMMAND"), request.plugin, error)
-            return 1, error.to_json(version)
-        except NetlinkError as error:
-            _log.warning("%s %s: %s", request.environment.get("CNI_COMMAND"), request.plugin, error)
-            return 1, CniError(ErrorCode.GENERIC, str(error)).to_json(version)
-        except Exception as error:
-            _log.exception("%s %s failed", request.environment.get("CNI_COMMAND"), request.plugin)
-            return 1, CniError(ErrorCode.GENERIC, f"{type(error).__name__}: {error}").to_json(version)
+            return 1, error.to_json()
 
-    def run(self, request: Request, configuration: PluginConfiguration) -> bytes:
+    def run(self, request: Request) -> bytes:
         """Run one request; the output of a success. Raises CniError."""
-        invocation = Invocation.from_environment(request.environment)
-        plugin = self._plugins.get(request.plugin)
-        if plugin is None:
+        configuration = PluginConfiguration.from_json(request.configuration)
+        with contextlib.closing(_Sandbox(request)) as sandbox:
+            return calls.run(request.plugin, request.environment, configuration, sandbox.namespace, self.find)
+
+
+class _Sandbox:
+    """The namespace of a request. Raises CniError 4 where the descriptor is none."""
+
+    def __init__(self, request: Request) -> None:
+        self.namespace: NetworkNamespace | None = None
+        if request.namespace is None:
+            return
+        try:
+            # The server closes the descriptor that came with the request.
+            self.namespace = NetworkNamespace.from_fd(os.dup(request.namespace))
+        except ValueError:
             raise CniError(
-                ErrorCode.INVALID_CONFIG,
-                f"this agent has no plugin {request.plugin!r}; it has: {', '.join(sorted(self._plugins))}",
-            )
-        call = PluginRequest(invocation, configuration, _namespace(request))
-        with self._turns.turn((invocation.container_id, invocation.ifname)):
-            match invocation.command:
-                case Command.ADD:
-                    return plugin.add(call).to_json(configuration.cni_version)
-                case Command.DEL:
-                    plugin.delete(call)
-                case Command.CHECK:
-                    plugin.check(call)
-                case Command.GC:
-                    plugin.gc(call)
-                case Command.STATUS:
-                    plugin.status(call)
-        return b""
+                ErrorCode.INVALID_ENVIRONMENT,
+                f"CNI_NETNS {request.environment.get('CNI_NETNS')!r} is not a network namespace",
+            ) from None
 
-
-def _namespace(request: Request) -> NetworkNamespace | None:
-    if request.namespace is None:
-        return None
-    try:
-        # The server closes the descriptor that came with the request.
-        return NetworkNamespace.from_fd(os.dup(request.namespace))
-    except ValueError:
-        raise CniError(
-            ErrorCode.INVALID_ENVIRONMENT,
-            f"CNI_NETNS {request.environment.get('CNI_NETNS')!r} is not a network namespace",
-        ) from None
+    def close(self) -> None:
+        if self.namespace is not None:
+            self.namespace.close()

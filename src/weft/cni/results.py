@@ -6,7 +6,7 @@ version has no word for is left out, as the reference library does.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from typing import Any, Self
 
 import msgspec
@@ -173,7 +173,7 @@ def _families(ips: Sequence[IPConfiguration], routes: Sequence[Route]) -> dict[s
             "ip": str(own[0].address),
             **_present(
                 gateway=str(own[0].gateway) if own[0].gateway else None,
-                routes=[_route(item, newest=False) for item in routes if ip_network(item.dst).version == family],
+                routes=[_route(item, newest=False) for item in routes if ip_interface(item.dst).version == family],
             ),
         }
     if not body:
@@ -226,7 +226,7 @@ def _read_ip(item: Mapping[str, Any]) -> IPConfiguration:
 
 def _read_route(item: Mapping[str, Any]) -> Route:
     return Route(
-        str(ip_network(_text(item, "dst"), strict=False)),
+        str(ip_interface(_text(item, "dst"))),
         _read_gateway(_text(item, "gw")),
         *(_number(item, name) for name in ("mtu", "advmss", "priority", "table", "scope")),
     )

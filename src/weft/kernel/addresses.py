@@ -55,14 +55,20 @@ class Address:
 
 
 def add_address(
-    index: int, interface: IPv4Interface | IPv6Interface, *, scope: int = SCOPE_GLOBAL, prefix_route: bool = True
+    index: int,
+    interface: IPv4Interface | IPv6Interface,
+    *,
+    scope: int = SCOPE_GLOBAL,
+    prefix_route: bool = True,
+    detect_duplicates: bool = False,
 ) -> Message:
     """Give the device an address; EEXIST where it has it.
 
     The broadcast address is computed where the subnet has one (RFC 3021: a /31 has none); an IPv6 address is
-    usable at once, without duplicate address detection. ``prefix_route=False`` makes no route to the subnet.
+    usable at once, unless ``detect_duplicates`` leaves that to the device's own accept_dad.
+    ``prefix_route=False`` makes no route to the subnet.
     """
-    payload = encode_address(index, interface, scope, prefix_route)
+    payload = encode_address(index, interface, scope, prefix_route, detect_duplicates)
     doing = f"add the address {interface} to device {index}"
     return Message(_NEW_ADDRESS, REQUEST | CREATE | EXCLUSIVE, payload, doing)
 
@@ -129,7 +135,13 @@ def parse_address(payload: bytes) -> Address | None:
     )
 
 
-def encode_address(index: int, interface: IPv4Interface | IPv6Interface, scope: int, prefix_route: bool) -> bytes:
+def encode_address(
+    index: int,
+    interface: IPv4Interface | IPv6Interface,
+    scope: int,
+    prefix_route: bool,
+    detect_duplicates: bool = False,
+) -> bytes:
     """What the kernel is told of an address."""
     network = interface.network
     parts = [
@@ -139,7 +151,7 @@ def encode_address(index: int, interface: IPv4Interface | IPv6Interface, scope: 
     ]
     more = 0 if prefix_route else _NO_PREFIX_ROUTE
     if isinstance(interface, IPv6Interface):
-        more |= _NO_DAD
+        more |= 0 if detect_duplicates else _NO_DAD
     elif network.prefixlen <= 30:
         parts.append(attr.attribute(_BROADCAST, network.broadcast_address.packed))
     if more:

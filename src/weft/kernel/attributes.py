@@ -6,6 +6,7 @@ are in the machine's byte order, except where a field says otherwise.
 
 import os
 import struct
+import sys
 from ipaddress import IPv4Address, IPv6Address
 
 #: Set in the type of an attribute that holds attributes.
@@ -108,6 +109,19 @@ def decode(data: bytes, start: int = 0) -> dict[int, bytes]:
             start += length + 3 & -4
     except struct.error:
         raise MalformedMessage(f"{end - start} bytes left over after the last attribute") from None
+    return found
+
+
+def decode_all(data: bytes) -> list[tuple[int, bytes]]:
+    """The attributes in order, for lists in which a type comes more than once. Raises MalformedMessage."""
+    found: list[tuple[int, bytes]] = []
+    start = 0
+    while start < len(data):
+        one = decode(data[start : start + (int.from_bytes(data[start : start + 2], sys.byteorder) + 3 & -4)])
+        if not one:
+            raise MalformedMessage("an attribute without a length")
+        found.extend(one.items())
+        start += int.from_bytes(data[start : start + 2], sys.byteorder) + 3 & -4
     return found
 
 

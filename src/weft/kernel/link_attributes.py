@@ -4,6 +4,7 @@ Source: include/uapi/linux/if_link.h, include/uapi/linux/rtnetlink.h, include/ua
 """
 
 import struct
+import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -21,18 +22,23 @@ from weft.kernel.attributes import (
 #: struct ifinfomsg: family, device type, index, flags, which flags to change.
 HEADER = struct.Struct("=BxHiII")
 FLAG_UP = 0x1
+FLAG_PROMISCUOUS = 0x100
+FLAG_ALL_MULTICAST = 0x200
 
 ADDRESS = 1
 NAME = 3
 MTU = 4
 LINK = 5
 MASTER = 10
+TRANSMIT_QUEUE_LENGTH = 13
 OPERATIONAL_STATE = 16
 INFORMATION = 18
+ALIAS = 20
 FAMILIES = 26
 GROUP = 27
 NAMESPACE_FD = 28
 EXTENDED_MASK = 29
+PROMISCUITY = 30
 TX_QUEUES = 31
 RX_QUEUES = 32
 LINK_NAMESPACE_ID = 37
@@ -47,6 +53,13 @@ PORT_KIND = 4
 PORT_DATA = 5
 
 VETH_PEER = 1
+
+BRIDGE_VLAN_FILTERING = 7
+
+#: The mode of a macvlan (four bytes) and of an ipvlan (two), the VLAN's ID, a VRF's table.
+MACVLAN_MODE = IPVLAN_MODE = VLAN_ID = VRF_TABLE = 1
+MACVLAN_BROADCAST_QUEUE_LENGTH = 7
+IPVLAN_FLAGS = 2
 
 VXLAN_VNI = 1
 VXLAN_LINK = 3
@@ -102,6 +115,8 @@ class Link:
     is what was asked for, ``operational`` whether it can carry frames. ``peer_index`` is the device at the other
     end, or the one below, 0 for none; it is an index of the namespace ``peer_namespace_id``, None for this one.
     (That identifier is this namespace's own for the other; dumps of addresses take it too.)
+    ``promiscuity`` counts who asked for it; ``transmit_queue_length`` in packets. ``mode`` is that of a macvlan or
+    ipvlan, ``table`` that of a VRF, 0 for any other kind.
     """
 
     index: int
@@ -117,6 +132,12 @@ class Link:
     peer_namespace_id: int | None
     vxlan: Vxlan | None
     port: BridgePort | None
+    alias: str = ""
+    promiscuity: int = 0
+    all_multicast: bool = False
+    transmit_queue_length: int = 0
+    mode: int = 0
+    table: int = 0
 
     @property
     def hairpin(self) -> bool:
@@ -147,7 +168,18 @@ def parse_link(payload: bytes) -> Link:
         peer_namespace_id=as_i32(found[LINK_NAMESPACE_ID]) if LINK_NAMESPACE_ID in found else None,
         vxlan=_vxlan(information.get(DATA, b"")) if kind == "vxlan" else None,
         port=_port(information[PORT_DATA]) if information.get(PORT_KIND) == b"bridge\0" else None,
+        alias=as_text(found.get(ALIAS, b"")),
+        promiscuity=_u32(found, PROMISCUITY),
+        all_multicast=bool(flags & FLAG_ALL_MULTICAST),
+        transmit_queue_length=_u32(found, TRANSMIT_QUEUE_LENGTH),
+        mode=_first(information, kind in ("macvlan", "macvtap", "ipvlan")),
+        table=_first(information, kind == "vrf"),
     )
+
+
+def _first(information: dict[int, bytes], present: bool) -> int:
+    """The number that is the first attribute of the kind's data, of whatever size."""
+    return int.from_bytes(decode(information.get(DATA, b"")).get(1, b""), sys.byteorder) if present else 0
 
 
 def _vxlan(data: bytes) -> Vxlan:

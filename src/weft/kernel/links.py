@@ -60,34 +60,44 @@ def create_veth(
     *,
     name: str,
     peer_name: str,
-    peer_namespace_fd: int,
-    mtu: int,
+    peer_namespace_fd: int | None,
+    mtu: int = 0,
     master: int = 0,
     up: bool = True,
     peer_address: str | bytes | None = None,
 ) -> Message:
     """A pair: this end here, enslaved to ``master`` (an index; 0 for none), the peer in its own namespace.
 
-    The peer cannot be up yet, since the kernel makes it before the two are joined. ``mtu`` in bytes, for both.
+    The peer cannot be up yet, since the kernel makes it before the two are joined. ``mtu`` in bytes, for both; 0
+    is the kernel's 1500. Without ``peer_namespace_fd`` the peer stays here, too.
     """
-    peer = [_UNCHANGED_HEADER, attr.interface_name(ifla.NAME, peer_name), attr.u32(ifla.MTU, mtu), _ONE_QUEUE]
-    peer.append(attr.u32(ifla.NAMESPACE_FD, peer_namespace_fd))
+    size = attr.u32(ifla.MTU, mtu) if mtu else b""
+    peer = [_UNCHANGED_HEADER, attr.interface_name(ifla.NAME, peer_name), size, _ONE_QUEUE]
+    if peer_namespace_fd is not None:
+        peer.append(attr.u32(ifla.NAMESPACE_FD, peer_namespace_fd))
     if peer_address is not None:
         peer.append(attr.attribute(ifla.ADDRESS, attr.link_address(peer_address)))
     parts = [
         _UP_HEADER if up else _UNCHANGED_HEADER,
         attr.interface_name(ifla.NAME, name),
-        attr.u32(ifla.MTU, mtu),
+        size,
         _ONE_QUEUE,
-        _information("veth", attr.attribute(ifla.VETH_PEER, b"".join(peer))),
+        information("veth", attr.attribute(ifla.VETH_PEER, b"".join(peer))),
     ]
     if master:
         parts.append(attr.u32(ifla.MASTER, master))
     return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the pair {name} and {peer_name}")
 
 
-def create_bridge(*, name: str, address: str | bytes, mtu: int | None = None, up: bool = True) -> Message:
-    """A bridge with a MAC that no port changes.
+def create_bridge(
+    *,
+    name: str,
+    address: str | bytes | None = None,
+    mtu: int | None = None,
+    up: bool = True,
+    vlan_filtering: bool = False,
+) -> Message:
+    """A bridge; with an ``address``, that is a MAC which no port changes.
 
     An ``mtu`` (bytes) given here is only where the bridge starts: it follows the ports, and falls to 1500 when the
     last one goes. One that is set afterwards, with ``set_link``, stays (unless it is what the bridge has already).
@@ -95,9 +105,10 @@ def create_bridge(*, name: str, address: str | bytes, mtu: int | None = None, up
     parts = [
         _UP_HEADER if up else _UNCHANGED_HEADER,
         attr.interface_name(ifla.NAME, name),
-        attr.attribute(ifla.ADDRESS, attr.link_address(address)),
-        _information("bridge"),
+        information("bridge", *([attr.u8(ifla.BRIDGE_VLAN_FILTERING, 1)] if vlan_filtering else [])),
     ]
+    if address is not None:
+        parts.append(attr.attribute(ifla.ADDRESS, attr.link_address(address)))
     if mtu is not None:
         parts.append(attr.u32(ifla.MTU, mtu))
     return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the bridge {name}")
@@ -132,7 +143,7 @@ def create_vxlan(
         attr.interface_name(ifla.NAME, name),
         attr.attribute(ifla.ADDRESS, attr.link_address(address)),
         attr.u32(ifla.MTU, mtu),
-        _information("vxlan", *data),
+        information("vxlan", *data),
     ]
     return Message(_NEW_LINK, _CREATE, b"".join(parts), f"create the VXLAN device {name}")
 
@@ -148,20 +159,36 @@ def set_link(
     address: str | bytes | None = None,
     new_name: str | None = None,
     link_local: bool | None = None,
+    alias: str | None = None,
+    promiscuous: bool | None = None,
+    all_multicast: bool | None = None,
+    transmit_queue_length: int | None = None,
+    namespace_fd: int | None = None,
 ) -> Message:
     """Change what is given of one device; ``master=0`` takes it off its bridge.
 
     ``link_local=False`` keeps the kernel from giving it an IPv6 link-local address when it comes up.
-    A new name needs the index: the kernel would take the name for the one to look up.
+    A new name needs the index: the kernel would take the name for the one to look up. An empty ``alias`` removes
+    it. ``namespace_fd`` moves the device to another namespace, where it arrives down.
     """
-    header, parts, shown = _identified(index, name, up)
+    header, parts, shown = _identified(
+        index, name, {ifla.FLAG_UP: up, ifla.FLAG_PROMISCUOUS: promiscuous, ifla.FLAG_ALL_MULTICAST: all_multicast}
+    )
     if new_name is not None:
         if index is None:
             raise ValueError(f"renaming {name!r} to {new_name!r} needs its index instead of its name")
         parts.append(attr.interface_name(ifla.NAME, new_name))
     if address is not None:
         parts.append(attr.attribute(ifla.ADDRESS, attr.link_address(address)))
-    for kind, value in ((ifla.MASTER, master), (ifla.MTU, mtu), (ifla.GROUP, group)):
+    if alias is not None:
+        parts.append(attr.attribute(ifla.ALIAS, alias.encode()))
+    for kind, value in (
+        (ifla.MASTER, master),
+        (ifla.MTU, mtu),
+        (ifla.GROUP, group),
+        (ifla.TRANSMIT_QUEUE_LENGTH, transmit_queue_length),
+        (ifla.NAMESPACE_FD, namespace_fd),
+    ):
         if value is not None:
             parts.append(attr.u32(kind, value))
     if link_local is not None:
@@ -184,7 +211,7 @@ def set_bridge_port(
 
     ``flood`` concerns frames for unknown MACs; ``link_local`` is that of ``set_link``, to spare a message.
     """
-    header, parts, shown = _identified(index, name, None)
+    header, parts, shown = _identified(index, name)
     given = (
         (ifla.PORT_HAIRPIN, hairpin),
         (ifla.PORT_ISOLATED, isolated),
@@ -203,7 +230,7 @@ def set_bridge_port(
 
 def delete_link(index: int | None = None, *, name: str | None = None) -> Message:
     """Delete one device; of a pair, both ends. The kernel takes about 20 ms for it."""
-    header, parts, shown = _identified(index, name, None)
+    header, parts, shown = _identified(index, name)
     return Message(_DELETE_LINK, REQUEST, b"".join((header, *parts)), f"delete {shown}")
 
 
@@ -220,7 +247,7 @@ def delete_group(group: int) -> Message:
 
 def get_link(host: RouteSocket, *, index: int | None = None, name: str | None = None) -> Link:
     """One device. Raises NetlinkError: ENODEV where there is none."""
-    header, parts, shown = _identified(index, name, None)
+    header, parts, shown = _identified(index, name)
     payload = b"".join((header, *parts, _NO_STATISTICS))
     return parse_link(host.get(Message(_GET_LINK, REQUEST, payload, f"find {shown}")))
 
@@ -266,20 +293,26 @@ def dump_links(host: RouteSocket, kind: str | None = None) -> list[Link]:
     return [link for link in found if kind in (None, link.kind)]
 
 
-def _information(kind: str, *data: bytes) -> bytes:
+def information(kind: str, *data: bytes) -> bytes:
     parts = [attr.text(ifla.KIND, kind)]
     if data:
         parts.append(attr.nested(ifla.DATA, *data))
     return attr.nested(ifla.INFORMATION, *parts)
 
 
-def _identified(index: int | None, name: str | None, up: bool | None) -> tuple[bytes, list[bytes], str]:
+def _identified(
+    index: int | None, name: str | None, wanted: dict[int, bool | None] | None = None
+) -> tuple[bytes, list[bytes], str]:
     """The header and attributes that say which device is meant, and how to call it in words."""
     if (index is None) == (name is None):
         raise ValueError(f"a device is meant by its index or its name, one of them: {index=}, {name=}")
     if index is not None and index <= 0:
         raise ValueError(f"{index} is no index of a device: they start at 1")
-    flags, changed = (0, 0) if up is None else (ifla.FLAG_UP if up else 0, ifla.FLAG_UP)
+    flags = changed = 0
+    for flag, value in (wanted or {}).items():
+        if value is not None:
+            changed |= flag
+            flags |= flag if value else 0
     header = ifla.HEADER.pack(0, 0, index or 0, flags, changed)
     if name is None:
         return header, [], f"device {index}"

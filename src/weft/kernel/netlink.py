@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from weft.kernel.attributes import MalformedMessage, as_i32, as_text, decode
 from weft.kernel.namespace import NetworkNamespace
@@ -143,14 +143,15 @@ def _attributes_start(reply: Received) -> int:
     return 4 + (length + 3 & ~3)
 
 
-class RouteSocket:
-    """A connection to one namespace's rtnetlink. Safe for several threads, which take turns."""
+class NetlinkSocket:
+    """A connection to one part of one namespace's kernel. Safe for several threads, which take turns."""
+
+    #: The part, a number of include/uapi/linux/netlink.h.
+    protocol: ClassVar[int]
 
     def __init__(self) -> None:
         """Open in the calling thread's network namespace, to which the socket then belongs for life."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self.protocol)
         for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 0
@@ -278,3 +279,9 @@ class RouteSocket:
                 if (error := refusal(reply, message.doing)) is not None:
                     raise error
                 return None if interrupted else payloads
+
+
+class RouteSocket(NetlinkSocket):
+    """rtnetlink: devices, addresses, routes, neighbours, rules, traffic control."""
+
+    protocol = socket.NETLINK_ROUTE

@@ -20,6 +20,10 @@ _LIBRARY = "libnftables.so.1"
 _LONGEST_ERROR = 200
 _ERROR = re.compile(r"^(?:[^\n:]*:(?P<number>\d+):\S*: )?Error: (?P<reason>.*)", re.MULTILINE)
 
+_RULE = re.compile(r"^\s*(?P<text>\S.*) # handle (?P<handle>\d+)$", re.MULTILINE)
+#: NFT_CTX_OUTPUT_HANDLE of libnftables(3).
+_SHOW_HANDLES = 1 << 3
+
 # The library's parser keeps its state in global variables.
 _parser = threading.Lock()
 
@@ -46,9 +50,26 @@ class NftContext:
         """Apply commands or a whole ruleset in one transaction. Raises NftablesError."""
         self._run(ruleset)
 
-    def list(self, what: str = "ruleset") -> str:
-        """What ``nft list WHAT`` prints, for example ``table ip weft``. Raises NftablesError."""
-        return self._run(f"list {what}\n")
+    def list(self, what: str = "ruleset", *, handles: bool = False) -> str:
+        """What ``nft list WHAT`` prints, for example ``table ip weft``. Raises NftablesError.
+
+        With ``handles``, each object is followed by the number that ``delete`` takes.
+        """
+        return self._run(f"list {what}\n", handles)
+
+    def rules(self, chain: str) -> dict[int, str]:
+        """The rules of a chain such as ``inet weft forward``, by handle; none where there is no such chain.
+
+        Raises NftablesError.
+        """
+        try:
+            listed = self.list(f"chain {chain}", handles=True)
+        except NftablesError as error:
+            if "No such file or directory" in str(error):
+                return {}
+            raise
+        found = _RULE.finditer(listed)
+        return {int(rule["handle"]): rule["text"] for rule in found if not rule["text"].startswith("chain ")}
 
     def close(self) -> None:
         """Free the library's memory and socket. Closing twice is fine."""
@@ -62,11 +83,11 @@ class NftContext:
     ) -> None:
         self.close()
 
-    def _run(self, commands: str) -> str:
+    def _run(self, commands: str, handles: bool = False) -> str:
         if "\0" in commands:
             raise NftablesError("a ruleset holds no NUL")
         with _parser:
-            succeeded, output, complaint = self._backend.run(commands)
+            succeeded, output, complaint = self._backend.run(commands, handles)
         if not succeeded:
             raise explained(complaint, commands)
         return output
@@ -107,6 +128,8 @@ def _library() -> ctypes.CDLL | None:
     library.nft_run_cmd_from_filename.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     library.nft_ctx_free.argtypes = [ctypes.c_void_p]
     library.nft_ctx_free.restype = None
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+    library.nft_ctx_output_set_flags.restype = None
     for name in ("output", "error"):
         getattr(library, f"nft_ctx_buffer_{name}").argtypes = [ctypes.c_void_p]
         getattr(library, f"nft_ctx_get_{name}_buffer").argtypes = [ctypes.c_void_p]
@@ -127,10 +150,11 @@ class _Library:
             self.close()
             raise NftablesError("libnftables gave no buffers")
 
-    def run(self, commands: str) -> tuple[bool, str, str]:
+    def run(self, commands: str, handles: bool) -> tuple[bool, str, str]:
         if not self._context:
             raise NftablesError("the context is closed")
         library, context = self._library, self._context
+        library.nft_ctx_output_set_flags(context, _SHOW_HANDLES if handles else 0)
         # Not from a buffer: its errors then show the first line, whichever is at fault (libnftables 1.0.6).
         with os.fdopen(os.memfd_create("ruleset", os.MFD_CLOEXEC), "wb") as file:
             file.write(commands.encode())
@@ -152,14 +176,18 @@ class _Command:
     def __init__(self) -> None:
         self._namespace = NetworkNamespace.current()
 
-    def run(self, commands: str) -> tuple[bool, str, str]:
+    def run(self, commands: str, handles: bool) -> tuple[bool, str, str]:
         # Here, since few hosts need it and it would double the time to import this module.
         import subprocess  # noqa: PLC0415
 
         try:
             with self._namespace.entered():
                 done = subprocess.run(
-                    ["nft", "-f", "-"], input=commands, capture_output=True, text=True, check=False
+                    ["nft", *(["-a"] if handles else []), "-f", "-"],
+                    input=commands,
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
         except FileNotFoundError:
             raise NftablesError(

@@ -30,6 +30,7 @@ _MULTIPATH = 9
 _TABLE = 15
 _VIA = 18
 _METRICS_MTU = 2
+_METRICS_ADVERTISED_SEGMENT = 8
 #: struct rtnexthop: length, flags, hops, device. Its attributes follow.
 _HOP = struct.Struct("=HBBi")
 
@@ -59,7 +60,8 @@ class Route:
 
     ``device`` is an index, 0 for none. ``on_link``: the gateway can be reached through the device although no
     subnet there says so. ``source`` is the address that this host's own packets get, ``metric`` the priority
-    (lowest first), ``mtu`` in bytes, 0 where the route sets none. Of a route over several hops, the first.
+    (lowest first), ``mtu`` and ``advertised_segment`` (TCP's MSS) in bytes, 0 where the route sets none. Of a
+    route over several hops, the first.
     """
 
     destination: IPv4Network | IPv6Network
@@ -73,6 +75,7 @@ class Route:
     mtu: int
     protocol: int
     kind: int
+    advertised_segment: int = 0
 
 
 def add_route(
@@ -121,6 +124,30 @@ def replace_route(
     return Message(_NEW_ROUTE, flags, encode_route(route), f"set the route to {destination}")
 
 
+def insert_route(route: Route) -> Message:
+    """Add a route as it stands; fine where another way to the destination is there. EEXIST for the same one."""
+    return Message(_NEW_ROUTE, REQUEST | CREATE, encode_route(route), f"add the route to {route.destination}")
+
+
+def put_route(route: Route) -> Message:
+    """Add a route as it stands, in the place of one to the destination with its metric."""
+    flags = REQUEST | CREATE | REPLACE
+    return Message(_NEW_ROUTE, flags, encode_route(route), f"set the route to {route.destination}")
+
+
+def remove_route(route: Route) -> Message:
+    """Delete just this route; ESRCH where it is gone."""
+    return Message(_DELETE_ROUTE, REQUEST, encode_route(route), f"delete the route to {route.destination}")
+
+
+def find_device(host: RouteSocket, address: IPv4Address | IPv6Address) -> int:
+    """The index of the device that packets to an address leave by. Raises NetlinkError: ENETUNREACH and others."""
+    header = _HEADER.pack(_family(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    payload = header + attr.attribute(_DESTINATION, address.packed)
+    answer = host.get(Message(_GET_ROUTE, REQUEST, payload, f"find the route to {address}"))
+    return _u32(attr.decode(answer, _HEADER.size), _DEVICE)
+
+
 def delete_route(
     destination: IPv4Network | IPv6Network,
     *,
@@ -167,8 +194,13 @@ def encode_route(route: Route) -> bytes:
         parts.append(attr.u32(_DEVICE, route.device))
     if route.metric:
         parts.append(attr.u32(_METRIC, route.metric))
+    metrics = []
     if route.mtu:
-        parts.append(attr.nested(_METRICS, attr.u32(_METRICS_MTU, route.mtu)))
+        metrics.append(attr.u32(_METRICS_MTU, route.mtu))
+    if route.advertised_segment:
+        metrics.append(attr.u32(_METRICS_ADVERTISED_SEGMENT, route.advertised_segment))
+    if metrics:
+        parts.append(attr.nested(_METRICS, *metrics))
     return b"".join(parts)
 
 
@@ -196,6 +228,7 @@ def parse_route(payload: bytes) -> Route | None:
         mtu=_u32(metrics, _METRICS_MTU),
         protocol=protocol,
         kind=kind,
+        advertised_segment=_u32(metrics, _METRICS_ADVERTISED_SEGMENT),
     )
 
 

@@ -1,9 +1,10 @@
-"""One module per plugin type, grouped as the field groups them (main, ipam, meta), all of one shape.
+"""CNI plugins: one module per plugin, all of one shape, in the groups of the reference plugins.
 
-A plugin gets a request and speaks to the kernel; what it needs of the node beyond that (addresses, the
-journal) is a protocol in its own module, which the agent fulfils.
+``main`` makes interfaces, ``ipam`` gives addresses, ``meta`` changes what others made. ``registry`` has the table
+of all, ``plugin`` their shape, ``calls`` runs one. A plugin knows the specification and the kernel; what it needs
+of a node it is handed.
 """
 
-from weft.plugins.plugin import Plugin, PluginRequest
+from weft.plugins.plugin import Lookup, Plugin, PluginRequest
 
-__all__ = ["Plugin", "PluginRequest"]
+__all__ = ["Lookup", "Plugin", "PluginRequest"]

@@ -321,7 +321,7 @@ class WeaveNet(Generic[Reserved]):
             listed = ", ".join(sorted(map(str, missing)))
             raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the address {listed}")
         for route in previous.routes if previous else ():
-            if ip_network(route.dst) not in ways:
+            if ip_network(route.dst, strict=False) not in ways:
                 raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the route to {route.dst}")
 
     def gc(self, request: PluginRequest) -> None:
@@ -389,7 +389,7 @@ def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     told = given.routes or _DEFAULT_ROUTES
     made = []
     for route in told:
-        destination = ip_network(route.dst)
+        destination = ip_network(route.dst, strict=False)
         made.append(PodRoute(destination, route.gateway or gateways.get(destination.version)))
     # A gateway outside of the pod's subnet is reached over the link all the same.
     on_link = {

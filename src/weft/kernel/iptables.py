@@ -1,0 +1,141 @@
+"""iptables: a table read at once, and lines applied in one transaction.
+
+The programs themselves decide between their nftables and their legacy form, as the host is set up; what others
+see with ``iptables-save`` is what is here. One reading and one writing replace a program run per rule, which is
+what takes the time (iptables-save(8), iptables-restore(8)).
+"""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROGRAMS = {4: "iptables", 6: "ip6tables"}
+#: Seconds to wait for another program that holds the legacy tables' lock, and for the program itself.
+_LOCK_WAIT = "10"
+_TIMEOUT = 30.0
+#: Held between a reading and the writing that follows from it.
+_LOCK = Path("/run/weft-iptables.lock")
+
+
+class IptablesError(Exception):
+    """The tables could not be read, or lines were refused and nothing of them applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its chains with their rules, each as iptables-save writes it behind ``-A CHAIN ``."""
+
+    name: str
+    chains: dict[str, list[str]]
+
+    def rules(self, chain: str) -> list[str]:
+        """The rules of a chain, none for a chain that is not there."""
+        return self.chains.get(chain, [])
+
+    def references(self, target: str) -> list[tuple[str, str]]:
+        """The (chain, rule) pairs whose target is a chain."""
+        end = f"-j {target}"
+        return [
+            (chain, rule)
+            for chain, rules in self.chains.items()
+            for rule in rules
+            if rule == end or rule.endswith(f" {end}")
+        ]
+
+
+def available(version: int = 4) -> bool:
+    """Whether the programs for an IP version are installed."""
+    return shutil.which(f"{_PROGRAMS[version]}-restore") is not None
+
+
+@contextlib.contextmanager
+def transaction() -> Iterator[None]:
+    """Keep other users of this module from writing between a reading and what follows from it."""
+    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read(version: int, table: str) -> Table:
+    """A table of the calling thread's network namespace, for IP version 4 or 6. Raises IptablesError."""
+    return parse(table, _run([f"{_PROGRAMS[version]}-save", "-t", table]))
+
+
+def parse(table: str, saved: str) -> Table:
+    """A table out of what iptables-save prints."""
+    chains: dict[str, list[str]] = {}
+    for line in saved.splitlines():
+        if line.startswith(":"):
+            chains[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            chains.setdefault(chain, []).append(rule)
+    return Table(table, chains)
+
+
+def apply(version: int, table: str, lines: Sequence[str]) -> None:
+    """Apply lines of iptables-restore to a table: all of them or none. Raises IptablesError.
+
+    ``:CHAIN - [0:0]`` makes a chain or empties it, ``-A``, ``-I``, ``-D`` and ``-X`` are those of iptables.
+    """
+    if not lines:
+        return
+    text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
+    _run([f"{_PROGRAMS[version]}-restore", "--noflush", "-w", _LOCK_WAIT], text)
+
+
+def empty_chain(chain: str) -> str:
+    """The line that makes a chain, or empties it where it is there."""
+    return f":{chain} - [0:0]"
+
+
+def quoted(arguments: Sequence[str]) -> str:
+    """A rule's arguments as iptables-save and iptables-restore write them.
+
+    Raises ValueError for one with a line's end, which no quotes can hold.
+    """
+    if any("\n" in argument or "\0" in argument for argument in arguments):
+        raise ValueError("an argument of iptables holds no line's end")
+    return " ".join(_quoted(argument) for argument in arguments)
+
+
+def _quoted(argument: str) -> str:
+    if argument and not set(argument) & set("\"'\\ \t"):
+        return argument
+    return '"' + argument.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unquoted(rule: str) -> list[str]:
+    """The arguments of a rule."""
+    return shlex.split(rule)
+
+
+def _run(command: list[str], text: str = "") -> str:
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except FileNotFoundError:
+        raise IptablesError(f"the program {command[0]} is not installed (Debian: iptables)") from None
+    except subprocess.TimeoutExpired:
+        raise IptablesError(f"{command[0]} gave no answer in {_TIMEOUT:g} s") from None
+    if done.returncode:
+        raise IptablesError(f"{command[0]} failed: {_reason(done.stderr, text)}")
+    return done.stdout
+
+
+def _reason(complaint: str, text: str) -> str:
+    """The program's complaint in one line, with the line of the input that it is about."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip() and "warning" not in line.lower()]
+    said = " ".join(lines[:3])[:300] or "no reason given"
+    for word in said.replace(":", " ").split():
+        if word.isdigit() and 0 < int(word) <= text.count("\n"):
+            return f"{said}: {text.splitlines()[int(word) - 1]}"
+    return said

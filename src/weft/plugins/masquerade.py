@@ -1,0 +1,190 @@
+"""``ipMasq``: what a container sends beyond its subnet leaves with the host's address.
+
+With iptables a chain for each container, with nftables a rule for each address in one table, both as the reference
+plugins make them, so that either can take down what the other made.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Interface, IPv6Interface
+
+from weft.cni import Result
+from weft.kernel import iptables, nftables
+from weft.kernel.iptables import IptablesError, Table
+from weft.kernel.nftables import NftablesError
+from weft.plugins import names
+from weft.plugins.plugin import PluginRequest
+from weft.plugins.settings import invalid, refused
+from weft.plugins.undo import Undo
+
+Interface = IPv4Interface | IPv6Interface
+
+BACKENDS = ("iptables", "nftables")
+NFT_TABLE = "cni_plugins_masquerade"
+_NFT_CHAIN = "masq_checks"
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+#: Characters of a comment that nftables keeps.
+_LONGEST_COMMENT = 128
+_OUR_CHAIN = re.compile(r"CNI-[0-9a-f]{24}")
+_COMMENT = re.compile(r'--comment "name: \\"(?P<network>[^"\\]*)\\" id: \\"(?P<container>[^"\\]*)\\""')
+
+
+def check_backend(backend: str | None) -> None:
+    """Raise CniError for a backend that there is not."""
+    if backend is not None and backend not in BACKENDS:
+        raise invalid("ipMasqBackend", backend, "give iptables or nftables, or leave it out")
+
+
+def set_up(
+    backend: str | None, interfaces: Sequence[Interface], network: str, ifname: str, container_id: str
+) -> None:
+    """Masquerade what these addresses send. Without a ``backend``: iptables where it works, else nftables.
+
+    Raises CniError.
+    """
+    if backend is None:
+        backend = "iptables" if iptables.available() else "nftables"
+    try:
+        if backend == "iptables":
+            _set_up_iptables(interfaces, network, container_id)
+        else:
+            _set_up_nftables(interfaces, network, ifname, container_id)
+    except (IptablesError, NftablesError) as error:
+        raise refused(f"ipMasq: {error}") from None
+
+
+def set_up_for(request: PluginRequest, backend: str | None, found: Result, undo: Undo) -> None:
+    """``set_up`` for a request's addresses, taken back where what comes afterwards fails. Raises CniError."""
+    network, call = request.configuration.name, request.invocation
+    undo.on_failure(tear_down, network, call.ifname, call.container_id)
+    set_up(backend, [item.address for item in found.ips], network, call.ifname, call.container_id)
+
+
+def tear_down(network: str, ifname: str, container_id: str, versions: Iterable[int] = (4, 6)) -> None:
+    """Take away what ``set_up`` made with either backend. ``versions`` are the IP versions that it may be of.
+
+    Raises CniError.
+    """
+    errors = []
+    chain = names.chain(network, container_id)
+    for version in versions:
+        if not iptables.available(version):
+            continue
+        try:
+            with iptables.transaction():
+                iptables.apply(version, "nat", removal(iptables.read(version, "nat"), [chain]))
+        except IptablesError as error:
+            errors.append(str(error))
+    with contextlib.suppress(NftablesError):
+        _delete_rules(lambda text: _instance_hash(network, ifname, container_id) in text)
+    if errors:
+        raise refused("ipMasq: " + "; ".join(errors))
+
+
+def collect_garbage(network: str, valid: frozenset[tuple[str, str]]) -> None:
+    """Take away what belongs to none of the valid (container, interface) pairs of a network. Raises CniError."""
+    keep = {names.chain(network, container_id) for container_id, _ in valid}
+    hashes = {_instance_hash(network, ifname, container_id) for container_id, ifname in valid}
+    for version in (4, 6):
+        if not iptables.available(version):
+            continue
+        with iptables.transaction():
+            table = iptables.read(version, "nat")
+            stale = [chain for chain in table.chains if chain not in keep and _belongs_to(table, chain, network)]
+            iptables.apply(version, "nat", removal(table, stale))
+    ours = names.hashed(16, "", network) + "-"
+    with contextlib.suppress(NftablesError):
+        _delete_rules(lambda text: f'comment "{ours}' in text and not any(item in text for item in hashes))
+
+
+def additions(table: Table, interfaces: Sequence[Interface], chain: str, comment: str) -> list[str]:
+    """The lines for a container's chain, in the place of one that may be there. Addresses of one family."""
+    noted = iptables.quoted(["-m", "comment", "--comment", comment])
+    lines = [f"-D {place} {rule}" for place, rule in table.references(chain)]
+    lines.append(iptables.empty_chain(chain))
+    for item in interfaces:
+        lines.append(f"-A {chain} -d {item.network} -j ACCEPT {noted}")
+        multicast = f"-A {chain} ! -d {_MULTICAST[item.version]} -j MASQUERADE {noted}"
+        if multicast not in lines:
+            lines.append(multicast)
+        lines.append(f"-A POSTROUTING -s {item.ip} -j {chain} {noted}")
+    return lines
+
+
+def removal(table: Table, chains: Sequence[str]) -> list[str]:
+    """The lines that take chains away, and the rules that lead to them; none for chains that are not there."""
+    lines = []
+    for chain in chains:
+        references = table.references(chain)
+        lines += [f"-D {place} {rule}" for place, rule in references]
+        if chain in table.chains:
+            lines += [iptables.empty_chain(chain), f"-X {chain}"]
+    return lines
+
+
+def _set_up_iptables(interfaces: Sequence[Interface], network: str, container_id: str) -> None:
+    chain, comment = names.chain(network, container_id), names.comment(network, container_id)
+    for version in (4, 6):
+        own = [item for item in interfaces if item.version == version]
+        if own:
+            with iptables.transaction():
+                table = iptables.read(version, "nat")
+                iptables.apply(version, "nat", additions(table, own, chain, comment))
+
+
+def _set_up_nftables(interfaces: Sequence[Interface], network: str, ifname: str, container_id: str) -> None:
+    comment = _nft_comment(network, ifname, container_id)
+    instance = _instance_hash(network, ifname, container_id)
+    with nftables.NftContext() as context:
+        stale = [
+            handle for handle, text in context.rules(f"inet {NFT_TABLE} {_NFT_CHAIN}").items() if instance in text
+        ]
+        lines = [
+            f"add table inet {NFT_TABLE} "
+            '{ comment "Masquerading for plugins from github.com/containernetworking/plugins"; }',
+            f"add chain inet {NFT_TABLE} {_NFT_CHAIN} "
+            '{ comment "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet"; }',
+            f"add chain inet {NFT_TABLE} postrouting {{ type nat hook postrouting priority 100; }}",
+            f"flush chain inet {NFT_TABLE} postrouting",
+            f"add rule inet {NFT_TABLE} postrouting ip daddr {_MULTICAST[4]} return",
+            f"add rule inet {NFT_TABLE} postrouting ip6 daddr {_MULTICAST[6]} return",
+            f"add rule inet {NFT_TABLE} postrouting goto {_NFT_CHAIN}",
+            *(f"delete rule inet {NFT_TABLE} {_NFT_CHAIN} handle {handle}" for handle in stale),
+        ]
+        for item in interfaces:
+            word = "ip" if item.version == 4 else "ip6"
+            lines.append(
+                f"add rule inet {NFT_TABLE} {_NFT_CHAIN} {word} saddr {item.ip} {word} daddr != {item.network} "
+                f'masquerade comment "{comment}"'
+            )
+        context.apply("\n".join(lines) + "\n")
+
+
+def _delete_rules(matches: Callable[[str], bool]) -> None:
+    with nftables.NftContext() as context:
+        chain = f"inet {NFT_TABLE} {_NFT_CHAIN}"
+        lines = [
+            f"delete rule {chain} handle {handle}"
+            for handle, text in context.rules(chain).items()
+            if matches(text)
+        ]
+        if lines:
+            context.apply("\n".join(lines) + "\n")
+
+
+def _belongs_to(table: Table, chain: str, network: str) -> bool:
+    if not _OUR_CHAIN.fullmatch(chain):
+        return False
+    return any(
+        found["network"] == network for rule in table.rules(chain) for found in [_COMMENT.search(rule)] if found
+    )
+
+
+def _instance_hash(network: str, ifname: str, container_id: str) -> str:
+    return names.hashed(16, "", network) + "-" + names.hashed(16, "", f"{ifname}:{container_id}")
+
+
+def _nft_comment(network: str, ifname: str, container_id: str) -> str:
+    told = f"{_instance_hash(network, ifname, container_id)}, net: {network}, if: {ifname}, id: {container_id}"
+    return told.replace('"', "")[:_LONGEST_COMMENT]
