@@ -5,6 +5,7 @@ import json
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -43,7 +44,7 @@ class Served:
         self.path = folder / "status.sock"
         self.path.write_text("left by an agent that is gone")
         self.server = StatusServer(self.path, ("127.0.0.1", 0), lambda: self.report)
-        self.port = int(str(self.server._servers[1].server_address[1]))  # type: ignore[index]
+        self.port = int(str(self.server._servers[1].server_address[1]))
         self.server.start()
 
 
@@ -88,6 +89,14 @@ def test_the_same_on_tcp_as_weave_had_it(served: Served) -> None:
 
 def test_the_socket_is_roots_alone(served: Served) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+
+
+def test_no_thread_outlives_the_server(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    made = Served(tmp_path)
+    assert len(set(threading.enumerate()) - before) == 2
+    made.server.close()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]
 
 
 def weft_status(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -265,7 +265,8 @@ def snapshot(host: Host, result: Any) -> dict[str, Any]:
         for file in sorted(host.folder.rglob("*"))
         if file.is_file() and "bin/" not in str(file)
     }
-    return json.loads(json.dumps(seen).replace(str(host.folder), "HERE")) | {"_names": host.pods}
+    whole: dict[str, Any] = json.loads(json.dumps(seen).replace(str(host.folder), "HERE"))
+    return whole | {"_names": host.pods}
 
 
 def _touches_rules(host: Host) -> bool:

@@ -121,7 +121,8 @@ class StatusServer:
     def __init__(self, path: Path, address: tuple[str, int] | None, report: Callable[[], Report]) -> None:
         handler = _handler(report)
         path.unlink(missing_ok=True)  # an agent that is gone has left it
-        self._servers: list[socketserver.BaseServer] = [_UnixServer(str(path), handler)]
+        self._servers: list[socketserver.TCPServer] = [_UnixServer(str(path), handler)]
+        self._threads: list[threading.Thread] = []
         path.chmod(0o600)
         if address is not None:
             self._servers.append(_TcpServer(address, handler))
@@ -129,12 +130,23 @@ class StatusServer:
     def start(self) -> None:
         """Serve in threads of their own."""
         for server in self._servers:
-            threading.Thread(
+            thread = threading.Thread(
                 target=server.serve_forever, kwargs={"poll_interval": 5.0}, name="status", daemon=True
-            ).start()
+            )
+            thread.start()
+            self._threads.append(thread)
 
     def close(self) -> None:
-        """Let go of the sockets; requests under way are not waited for."""
+        """End the threads and let go of the sockets; requests under way are not waited for."""
+        for server in self._servers[: len(self._threads)]:
+            # ``shutdown`` waits for the thread's next look around, which the socket's end brings about at once. A
+            # socket that is closed under a thread instead is an error to it, again and again.
+            ending = threading.Thread(target=server.shutdown, daemon=True)
+            ending.start()
+            server.socket.shutdown(socket.SHUT_RDWR)
+            ending.join()
+        for thread in self._threads:
+            thread.join()
         for server in self._servers:
             server.server_close()
 
