@@ -22,7 +22,8 @@ from tests.namespaces import inside, ip, network_namespace, path
 from weft.kernel.namespace import NetworkNamespace
 from weft.plugins import calls, registry
 
-GO_FOLDER = Path("/usr/lib/cni")
+#: Another folder serves to compare with another version of the reference.
+GO_FOLDER = Path(os.environ.get("WEFT_REFERENCE", "/usr/lib/cni"))
 CONTAINER = "5f3d0c9a7b1e4d2f"
 Configuration = dict[str, Any]
 #: Changes a snapshot of our host where we differ on purpose; its docstring says why.
@@ -153,7 +154,7 @@ class Twins:
         go, ours = answers[True], answers[False]
         assert go.status == 0, f"the reference refuses: {go.body}"
         assert ours.status == 0, f"ours refuses: {ours.body}"
-        self._equal("ADD", differences, go.body, ours.body)
+        self.equal("ADD", differences, go.body, ours.body)
         if check and version not in ("0.1.0", "0.2.0", "0.3.0", "0.3.1"):
             for host in self if reference_checks else (self.weft,):
                 for plugin in chain:
@@ -165,10 +166,11 @@ class Twins:
                 meanwhile(host)
         for host in self:
             delete_chain(host, chain, answers[host.go].body, runtime or {}, args, ifname)
-        self._equal("DEL", differences, None, None)
+        self.equal("DEL", differences, None, None)
         return ours.body
 
-    def _equal(self, when: str, differences: Sequence[Difference], go: Any, ours: Any) -> None:
+    def equal(self, when: str, differences: Sequence[Difference], go: Any, ours: Any) -> None:
+        """Both hosts must look alike, and both must have said the same."""
         seen = [snapshot(host, result) for host, result in ((self.go, go), (self.weft, ours))]
         for difference in (*ALWAYS, *differences):
             for item in seen:

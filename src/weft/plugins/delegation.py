@@ -35,6 +35,14 @@ def delegate(
     return perform(plugin, call)
 
 
+def leaves_nothing(kind: str, request: PluginRequest) -> bool:
+    """Whether an ADD of that plugin that failed needs no DEL: it is one of ours, or there is none."""
+    try:
+        return _own(kind, request) is not None
+    except CniError:
+        return True
+
+
 def perform(plugin: Plugin, request: PluginRequest) -> Result | None:
     """Run the command of a request; the result of an ADD. Raises CniError."""
     match request.invocation.command:
