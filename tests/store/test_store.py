@@ -3,25 +3,13 @@
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.store.engines import Engine
 from weft.store import Compacted, Conflict, Event, KeyExists, Store, StoreUnavailable, open_store
 from weft.store import sqlite as sqlite_store
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite://{tmp_path}/store.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    opened = open_store(url)
-    yield opened
-    opened.close()
 
 
 def test_create_succeeds_once(store: Store) -> None:
@@ -90,13 +78,27 @@ def test_a_watch_ends_when_told(store: Store) -> None:
     assert list(store.watch("", 0, lambda: True)) == []
 
 
-def test_a_watch_from_a_forgotten_revision_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_from_a_forgotten_revision_says_so(engine: Engine, store: Store) -> None:
+    first = store.create("blocks/0", b"")
+    for number in range(1, 5):
+        store.create(f"blocks/{number}", b"")
+    engine.forget()
+    with pytest.raises(Compacted):
+        collect(store, "", first.revision, 1)
+    before = store.entries("").revision
+    store.create("blocks/5", b"")
+    assert [event.key for event in collect(store, "blocks/", before, 1)] == ["blocks/5"]
+
+
+def test_sqlite_keeps_as_many_changes_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_store, "KEPT_CHANGES", 5)
+    store = open_store(f"sqlite://{tmp_path}/store.db")
     for number in range(12):
         store.create(f"k{number}", b"")
     with pytest.raises(Compacted, match="revision 2"):
         collect(store, "", 2, 1)
     assert len(collect(store, "", 7, 5)) == 5
+    store.close()
 
 
 def _claim_all(url: str, name: str, blocks: int, results: "multiprocessing.Queue[tuple[str, list[int]]]") -> None:

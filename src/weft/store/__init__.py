@@ -1,6 +1,7 @@
 """The state that nodes share: a few keys with revisions behind one small protocol.
 
-``protocol`` says what a store must do; ``sqlite`` does it for agents on one machine.
+``protocol`` says what a store must do; ``sqlite`` does it for agents on one machine, ``kubernetes`` over the API
+server of a cluster.
 """
 
 from weft.store.protocol import (
@@ -30,17 +31,22 @@ __all__ = [
 
 
 def open_store(url: str) -> Store:
-    """Open the store that a URL names: ``sqlite:///PATH``.
+    """Open the store that a URL names: ``sqlite:///PATH``, ``kubernetes://`` (docs/stores.md).
 
     Raises ValueError for a URL of another kind and StoreUnavailable where the engine cannot be reached.
     """
     kind, separator, rest = url.partition("://")
     if not separator:
         raise ValueError(f"store {url!r} is not a URL: write it as sqlite:///var/lib/weft/store.db")
-    if kind in ("etcd", "etcds", "kubernetes"):
+    # Only what is used is loaded.
+    if kind == "kubernetes":
+        from weft.store.kubernetes import open_kubernetes  # noqa: PLC0415
+
+        return open_kubernetes(rest)
+    if kind in ("etcd", "etcds"):
         raise ValueError(f"store {url!r}: {kind} is not there yet; use sqlite:///PATH")
     if kind != "sqlite" or not rest.startswith("/") or rest.endswith("/"):
         raise ValueError(f"store {url!r} is not known: use sqlite:///PATH with an absolute path of a file")
-    from weft.store.sqlite import SqliteStore  # noqa: PLC0415  # only what is used is loaded
+    from weft.store.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(rest)

@@ -1,0 +1,231 @@
+"""Requests to an API server, and what it or the way to it refuses."""
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.core.exceptions import ConfigError
+
+Object = dict[str, Any]
+
+#: Seconds to connect, and for each part of an answer.
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+#: Objects asked for at a time.
+PAGE_SIZE = 500
+
+#: A watch may be silent for minutes; a server that is gone is noticed by these in about 30 seconds (tcp(7)).
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+
+MERGE_PATCH = "application/merge-patch+json"
+#: Metadata is all that is wanted of an object (Kubernetes API concepts: metadata-only fetches).
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_ONLY_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+class ConfigurationError(ValueError):
+    """A kubeconfig or service account cannot be used; the message names the file and what is wrong."""
+
+
+class Unreachable(Exception):
+    """No answer from the API server."""
+
+
+class ApiError(Exception):
+    """The API server refuses. ``code`` is the HTTP status, ``reason`` Kubernetes' word for it."""
+
+    def __init__(self, code: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        #: Seconds that the server asks to wait.
+        self.retry_after = retry_after
+
+    @classmethod
+    def of(cls, code: int, body: bytes, retry_after: str = "") -> "ApiError":
+        """The error that a Status object tells, or whatever else came."""
+        try:
+            status = msgspec.json.decode(body, type=Object)
+            reason, message = str(status.get("reason") or ""), str(status.get("message") or "")
+        except msgspec.MsgspecError:
+            reason, message = "", body[:200].decode(errors="replace").strip()
+        wait = float(retry_after) if retry_after.isdigit() else 0.0
+        return cls(code, reason, message or f"HTTP status {code}", wait)
+
+    @property
+    def expired(self) -> bool:
+        """Whether a version is forgotten: list anew."""
+        return self.code == 410
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.code == 429 or self.code >= 500
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A list: the objects, and the version of the whole collection at which they are so."""
+
+    items: tuple[Object, ...]
+    version: int
+
+
+class Client:
+    """Safe for several threads. Every request may raise ``Unreachable`` and ``ApiError``."""
+
+    def __init__(self, config: SingleConfig) -> None:
+        self.server = config.cluster.server
+        try:
+            user = config.user
+            transport = httpx2.HTTPTransport(
+                verify=client_adapter.verify_cluster(config.cluster, user, config.abs_file),  # type: ignore[arg-type]
+                socket_options=_KEEPALIVE,
+                limits=httpx2.Limits(max_connections=20, keepalive_expiry=60.0),
+            )
+            auth = client_adapter.user_auth(user)
+        except (OSError, ConfigError) as error:
+            raise ConfigurationError(f"cannot speak to {self.server}: {error}") from None
+        self._http = httpx2.Client(
+            base_url=self.server,
+            auth=auth,
+            transport=transport,
+            timeout=httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+            headers={"User-Agent": "weft"},
+        )
+
+    @classmethod
+    def open(cls, kubeconfig: str = "", context: str = "") -> "Client":
+        """A client for a kubeconfig file, or for the pod's service account. Raises ConfigurationError."""
+        try:
+            loaded = KubeConfig.from_file(kubeconfig) if kubeconfig else KubeConfig.from_service_account()
+            config = loaded.get(context or None)
+        except (ConfigError, OSError, KeyError, TypeError, ValueError) as error:
+            place = kubeconfig or "the pod's service account"
+            raise ConfigurationError(f"{place} cannot be used: {error}") from None
+        if config is None:
+            raise ConfigurationError(f"{kubeconfig}: no current context; name one with ?context=NAME")
+        return cls(config)
+
+    def get(self, path: str, *, accept: str = "application/json") -> Object:
+        """An object."""
+        return self._object("GET", path, headers={"Accept": accept})
+
+    def create(self, path: str, body: Object) -> Object:
+        """Write an object that must not exist: ApiError with reason AlreadyExists where it does."""
+        return self._object("POST", path, body=body)
+
+    def replace(self, path: str, body: Object) -> Object:
+        """Write an object anew; where it names a resourceVersion, that must be the present one."""
+        return self._object("PUT", path, body=body)
+
+    def patch(self, path: str, body: Object, *, kind: str = MERGE_PATCH) -> Object:
+        """Change parts of an object."""
+        return self._object("PATCH", path, body=body, headers={"Content-Type": kind})
+
+    def delete(self, path: str, preconditions: Object | None = None) -> None:
+        """Delete an object."""
+        body = (
+            {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
+            if preconditions
+            else None
+        )
+        self._object("DELETE", path, body=body)
+
+    def list(
+        self, path: str, params: Mapping[str, str] | None = None, *, accept: str = "application/json"
+    ) -> Page:
+        """A collection, asked for in parts, all of one version."""
+        while True:
+            try:
+                return self._list(path, dict(params or {}), accept)
+            except ApiError as error:
+                # Its parts took longer than the server keeps a version: begin again.
+                if not error.expired:
+                    raise
+
+    @contextmanager
+    def stream(self, path: str, params: Mapping[str, str], accept: str) -> Iterator[httpx2.Response]:
+        """An answer that does not end, to be read in the block. Errors while reading are ``Unreachable`` too."""
+        timeout = httpx2.Timeout(None, connect=CONNECT_TIMEOUT)
+        with (
+            _translated(self.server),
+            self._http.stream(
+                "GET", path, params=dict(params), headers={"Accept": accept}, timeout=timeout
+            ) as answer,
+        ):
+            if answer.status_code >= 400:
+                raise ApiError.of(answer.status_code, answer.read(), answer.headers.get("Retry-After", ""))
+            yield answer
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def _list(self, path: str, params: dict[str, str], accept: str) -> Page:
+        items: list[Object] = []
+        params.setdefault("limit", str(PAGE_SIZE))
+        while True:
+            page = self._object("GET", path, params=params, headers={"Accept": accept})
+            items += page.get("items") or []
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                return Page(tuple(items), int(metadata["resourceVersion"]))
+            params = {key: value for key, value in params.items() if key != "resourceVersion"}
+            params["continue"] = metadata["continue"]
+
+    def _object(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Object:
+        content = None if body is None else msgspec.json.encode(body)
+        with _translated(self.server):
+            answer = self._http.request(
+                method,
+                path,
+                content=content,
+                params=dict(params or {}),
+                headers={"Content-Type": "application/json", **(headers or {})},
+            )
+            if answer.status_code >= 400:
+                raise ApiError.of(answer.status_code, answer.content, answer.headers.get("Retry-After", ""))
+            try:
+                return msgspec.json.decode(answer.content, type=Object)
+            except msgspec.MsgspecError as error:
+                raise Unreachable(f"{self.server}: the answer is no object: {error}") from None
+
+
+@contextmanager
+def _translated(server: str) -> Iterator[None]:
+    """HTTP's errors as ours."""
+    try:
+        yield
+    except (httpx2.HTTPError, httpx2.StreamError, OSError, ConfigError) as error:
+        raise Unreachable(f"{server}: {str(error) or type(error).__name__}") from error
+
+
+def service_account_namespace(default: str = "kube-system") -> str:
+    """The namespace that this pod runs in."""
+    try:
+        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip() or default
+    except OSError:
+        return default

@@ -1,0 +1,18 @@
+"""A Kubernetes API server for labs and tests: objects in memory, all else as the real one does it over HTTP.
+
+What clients rely on is there: resource versions and conflicts, lists in chunks, watches with bookmarks that resume
+and that end with 410 Gone, patches, selectors, tables for kubectl. What a cluster does with the objects is not:
+no controllers, no scheduler, no admission, no defaults beyond metadata.
+
+``kinds``      the resources it knows
+``storage``    objects, versions, history
+``selectors``  label and field selectors
+``patches``    merge, strategic merge and JSON patches
+``tables``     what ``kubectl get`` prints
+``discovery``  what it says about itself
+``server``     HTTP
+"""
+
+from weft.lab.api.server import ApiServer, Faults
+
+__all__ = ["ApiServer", "Faults"]

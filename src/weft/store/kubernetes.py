@@ -1,0 +1,380 @@
+"""The store for Kubernetes clusters: Node objects and Leases of the API server that every cluster has.
+
+nodes/NAME     the annotation ``weft.dev/node`` of the Node object NAME; empty, or without the object: no such key
+any other key  a Lease ``weft-KEY`` in the agents' namespace: creating it is atomic, so it is the claim
+
+Of nodes only metadata is read, for an API server tells of every node's status all the time. A revision is a
+resource version; both collections are of one etcd, so that their versions can be compared (KEP-5504).
+"""
+
+import logging
+import queue
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from weft.kubernetes import ApiError, Change, Client, ConfigurationError, Stream, Unreachable
+from weft.kubernetes.client import METADATA_ONLY, METADATA_ONLY_LIST, Object
+from weft.store.protocol import (
+    Compacted,
+    Conflict,
+    Entry,
+    Event,
+    KeyExists,
+    Listing,
+    StoreError,
+    StoreUnavailable,
+)
+
+_log = logging.getLogger(__name__)
+
+NODE_ANNOTATION = "weft.dev/node"
+KEY_ANNOTATION = "weft.dev/key"
+VALUE_ANNOTATION = "weft.dev/value"
+#: What all our Leases carry, and no other.
+LABELS = {"app.kubernetes.io/managed-by": "weft"}
+LEASE_PREFIX = "weft-"
+
+_SELECTOR = ",".join(f"{key}={value}" for key, value in LABELS.items())
+_NODES_PREFIX = "nodes/"
+_NODES = "/api/v1/nodes"
+#: Times that a node's annotation is written against the kubelet, which writes its status all the time.
+_ATTEMPTS = 8
+#: Seconds between two looks of a watch at whether it is to stop.
+_STOP_INTERVAL = 0.25
+#: Seconds that a watch waits before it begins anew after it failed; doubled each time, with chance.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
+
+
+class KubernetesStore:
+    """``weft.store.Store`` over an API server. Leases are in ``namespace``."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client = client
+        self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        #: The annotation of every node as it was last told, to tell a change of it from one of the status.
+        self._told: dict[str, str | None] = {}
+        #: The node entries that callers know, so that a write is not refused for a change of the status.
+        self._known: dict[str, Entry] = {}
+        self._pause = 0.0
+
+    def get(self, key: str) -> Entry | None:
+        with _translated(key):
+            try:
+                if key.startswith(_NODES_PREFIX):
+                    return self._remember(_node_entry(self._node(key)))
+                return self._lease_entry(self._client.get(self._lease_path(key)), key)
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+                return None
+
+    def entries(self, prefix: str) -> Listing:
+        with _translated(prefix):
+            found: list[Entry] = []
+            versions = []
+            if _overlap(prefix, _NODES_PREFIX):
+                # Any server's cache will do: the watch tells what it lacks. 5,000 agents start at the same time.
+                page = self._client.list(_NODES, {"resourceVersion": "0"}, accept=METADATA_ONLY_LIST)
+                versions.append(page.version)
+                with self._lock:
+                    self._told = {item["metadata"]["name"]: _annotation(item) for item in page.items}
+                found += filter(None, map(_node_entry, page.items))
+            if not prefix.startswith(_NODES_PREFIX):
+                leases = self._client.list(self._leases, {"labelSelector": _SELECTOR})
+                versions.append(leases.version)
+                found += filter(None, map(self._readable, leases.items))
+        entries = sorted((item for item in found if item.key.startswith(prefix)), key=lambda item: item.key)
+        # The older of the two versions: a watch from there may tell again what is listed, but leaves nothing out.
+        return Listing(tuple(entries), min(versions))
+
+    def create(self, key: str, value: bytes) -> Entry:
+        with _translated(key):
+            if key.startswith(_NODES_PREFIX):
+                return self._annotate(key, value, None)
+            body = _lease(key, value)
+            try:
+                return self._lease_entry(self._client.create(self._leases, body), key)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+            self._lease_entry(self._client.get(self._lease_path(key)), key)
+            raise KeyExists(f"{key} exists")
+
+    def replace(self, key: str, value: bytes, revision: int) -> Entry:
+        with _translated(key):
+            if key.startswith(_NODES_PREFIX):
+                return self._annotate(key, value, revision)
+            body = _lease(key, value)
+            body["metadata"]["resourceVersion"] = str(revision)
+            return self._lease_entry(self._client.replace(self._lease_path(key), body), key)
+
+    def delete(self, key: str, revision: int) -> None:
+        with _translated(key):
+            if key.startswith(_NODES_PREFIX):
+                self._annotate(key, b"", revision)
+                return
+            self._client.delete(self._lease_path(key), {"resourceVersion": str(revision)})
+
+    def watch(self, prefix: str, revision: int, stopped: Callable[[], bool]) -> Iterator[Event]:
+        if stopped() or self._waits(stopped):
+            return
+        changes: queue.SimpleQueue[Change | Exception] = queue.SimpleQueue()
+        streams = self._streams(prefix, revision, changes)
+        positions = dict.fromkeys((source for source, _ in streams), revision)
+        try:
+            while not stopped():
+                try:
+                    change = changes.get(timeout=_STOP_INTERVAL)
+                except queue.Empty:
+                    continue
+                with _translated(prefix):
+                    if isinstance(change, Exception):
+                        self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
+                        raise change
+                    self._pause = 0.0
+                    positions[change.source] = change.version
+                    if change.kind == "BOOKMARK":
+                        continue
+                    event = self._event(change, min(positions.values()))
+                if event is not None and event.key.startswith(prefix):
+                    yield event
+        finally:
+            for _, stream in streams:
+                stream.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _streams(
+        self, prefix: str, revision: int, changes: "queue.SimpleQueue[Change | Exception]"
+    ) -> list[tuple[str, Stream]]:
+        streams = []
+        if _overlap(prefix, _NODES_PREFIX):
+            streams.append(
+                ("nodes", Stream(self._client, "nodes", _NODES, revision, changes, accept=METADATA_ONLY))
+            )
+        if not prefix.startswith(_NODES_PREFIX):
+            stream = Stream(
+                self._client, "leases", self._leases, revision, changes, params={"labelSelector": _SELECTOR}
+            )
+            streams.append(("leases", stream))
+        return streams
+
+    def _waits(self, stopped: Callable[[], bool]) -> bool:
+        """Wait after a failure, longer each time; whether it was told to stop meanwhile."""
+        ending = time.monotonic() + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load
+        while time.monotonic() < ending:
+            if stopped():
+                return True
+            time.sleep(min(_STOP_INTERVAL, max(0.0, ending - time.monotonic())))
+        return False
+
+    def _event(self, change: Change, revision: int) -> Event | None:
+        """What a change of an object means for a key; None for nothing."""
+        gone = change.kind == "DELETED"
+        if change.source == "leases":
+            entry = self._readable(change.item)
+            return None if entry is None else Event(entry.key, None if gone else entry, revision)
+        key = _NODES_PREFIX + change.item["metadata"]["name"]
+        if not gone and not self._is_new(change.item):
+            return None
+        if gone:
+            self._told.pop(change.item["metadata"]["name"], None)
+        return Event(key, None if gone else _node_entry(change.item), revision)
+
+    def _is_new(self, item: Object) -> bool:
+        """Whether a node tells something that it did not tell before; what it tells is remembered."""
+        name, text = item["metadata"]["name"], _annotation(item)
+        with self._lock:
+            before = self._told.get(name)
+            if text is not None:
+                self._told[name] = text
+        if text is None and before is not None:
+            # Somebody took it away: neither the end of the Node object nor what ``delete`` writes.
+            _log.warning("node %s has lost its annotation %s; it stays known", name, NODE_ANNOTATION)
+        return text not in (None, before)
+
+    # nodes
+
+    def _node(self, key: str) -> Object:
+        return self._client.get(f"{_NODES}/{_node_name(key)}", accept=METADATA_ONLY)
+
+    def _annotate(self, key: str, value: bytes, revision: int | None) -> Entry:
+        """Write a node's annotation, in place of the one of a revision, None for of none; empty deletes it."""
+        name = _node_name(key)
+        for _ in range(_ATTEMPTS):
+            try:
+                item = self._node(key)
+            except ApiError as error:
+                if error.code == 404 and revision is None:
+                    raise StoreError(
+                        f"there is no Node object {name!r}: --node-name must be one that 'kubectl get nodes' shows"
+                    ) from None
+                raise
+            self._expect(key, _node_entry(item), revision)
+            metadata = {
+                "resourceVersion": item["metadata"]["resourceVersion"],
+                "annotations": {NODE_ANNOTATION: value.decode()},
+            }
+            try:
+                # The right to write a node's status is enough: it is what Weave Net had.
+                written = self._client.patch(f"{_NODES}/{name}/status", {"metadata": metadata})
+            except ApiError as error:
+                if error.reason != "Conflict":
+                    raise
+                continue  # most likely the kubelet wrote the status
+            entry = self._remember(_node_entry(written))
+            return entry or Entry(key, b"", int(written["metadata"]["resourceVersion"]))
+        raise StoreUnavailable(f"{key}: the Node object changes faster than it can be written")
+
+    def _expect(self, key: str, present: Entry | None, revision: int | None) -> None:
+        if revision is None:
+            if present is not None:
+                raise KeyExists(f"{key} exists")
+            return
+        if present is None:
+            raise Conflict(f"{key} is gone (expected revision {revision})")
+        known = self._known.get(key)
+        same = known is not None and known.revision == revision and known.value == present.value
+        if present.revision != revision and not same:
+            raise Conflict(f"{key} is at revision {present.revision}, expected {revision}")
+
+    def _remember(self, entry: Entry | None) -> Entry | None:
+        if entry is not None:
+            self._known[entry.key] = entry
+        return entry
+
+    # leases
+
+    def _lease_path(self, key: str) -> str:
+        return f"{self._leases}/{lease_name(key)}"
+
+    def _lease_entry(self, item: Object, key: str) -> Entry:
+        entry = _entry_of(item)
+        if entry is None or entry.key != key:
+            name = item["metadata"]["name"]
+            raise StoreError(
+                f"lease {name} in namespace {self._namespace} is not Weft's {key!r}: delete it, or rename it "
+                f"(kubectl -n {self._namespace} describe lease {name})"
+            )
+        return entry
+
+    def _readable(self, item: Object) -> Entry | None:
+        entry = _entry_of(item)
+        if entry is None:
+            name = item["metadata"]["name"]
+            _log.error(
+                "lease %s in namespace %s carries our label but not our annotations: left alone; delete it or "
+                "take the label %s away", name, self._namespace, _SELECTOR,
+            )  # fmt: skip
+        return entry
+
+
+def open_kubernetes(rest: str) -> KubernetesStore:
+    """The store of ``kubernetes://`` (in a pod) or ``kubernetes:///PATH/OF/KUBECONFIG``.
+
+    Options behind a question mark: ``namespace`` of the leases, ``context``. Raises ValueError.
+    """
+    path, _, query = rest.partition("?")
+    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+    unknown = sorted(set(options) - {"namespace", "context"})
+    if unknown:
+        raise ValueError(
+            f"store kubernetes://{rest}: unknown option {unknown[0]!r}; there are namespace and context"
+        )
+    if path and not path.startswith("/"):
+        raise ValueError(f"store kubernetes://{rest}: write an absolute path of a kubeconfig, or nothing in a pod")
+    from weft.kubernetes.client import service_account_namespace  # noqa: PLC0415
+
+    try:
+        client = Client.open(path, options.get("context", ""))
+    except ConfigurationError as error:
+        raise ValueError(f"store kubernetes://{rest}: {error}") from None
+    return KubernetesStore(client, options.get("namespace") or service_account_namespace())
+
+
+def lease_name(key: str) -> str:
+    """The Lease of a key: ``blocks/10.32.0.0-24`` is ``weft-blocks-10.32.0.0-24``."""
+    return LEASE_PREFIX + re.sub(r"[^a-z0-9.]+", "-", key.lower()).strip("-.")
+
+
+def _lease(key: str, value: bytes) -> Object:
+    spec: dict[str, Any] = {}
+    try:
+        holder = msgspec.json.decode(value, type=_Holder).owner
+    except msgspec.MsgspecError:
+        holder = ""
+    if holder:
+        spec["holderIdentity"] = holder  # what kubectl get leases shows
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": lease_name(key),
+            "labels": dict(LABELS),
+            "annotations": {KEY_ANNOTATION: key, VALUE_ANNOTATION: value.decode()},
+        },
+        "spec": spec,
+    }
+
+
+class _Holder(msgspec.Struct):
+    owner: str = ""
+
+
+def _entry_of(item: Object) -> Entry | None:
+    annotations = item["metadata"].get("annotations") or {}
+    key, value = annotations.get(KEY_ANNOTATION), annotations.get(VALUE_ANNOTATION)
+    if key is None or value is None or item["metadata"]["name"] != lease_name(key):
+        return None
+    return Entry(key, value.encode(), int(item["metadata"]["resourceVersion"]))
+
+
+def _annotation(item: Object) -> str | None:
+    found: str | None = (item["metadata"].get("annotations") or {}).get(NODE_ANNOTATION)
+    return found
+
+
+def _node_entry(item: Object) -> Entry | None:
+    text = _annotation(item)
+    if not text:
+        return None
+    metadata = item["metadata"]
+    return Entry(_NODES_PREFIX + metadata["name"], text.encode(), int(metadata["resourceVersion"]))
+
+
+def _node_name(key: str) -> str:
+    return key.removeprefix(_NODES_PREFIX)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """The API server's errors as a store's."""
+    try:
+        yield
+    except Unreachable as error:
+        raise StoreUnavailable(f"API server {error}") from error
+    except ApiError as error:
+        if error.expired:
+            raise Compacted(f"API server: {error.message}") from error
+        if error.reason == "Conflict" or error.code == 404:
+            raise Conflict(f"{key}: {error.message}") from error
+        if error.code in (401, 403):
+            raise StoreUnavailable(
+                f"API server refuses ({error.code}): {error.message}; apply the ServiceAccount, ClusterRole "
+                "and Role of the manifest"
+            ) from error
+        raise StoreUnavailable(f"API server: {error.message}") from error
