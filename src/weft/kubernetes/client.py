@@ -1,6 +1,7 @@
 """Requests to an API server, and what it or the way to it refuses."""
 
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 #: Objects asked for at a time.
 PAGE_SIZE = 500
+
+#: Times that a throttled request is sent, and seconds at most between two.
+_ATTEMPTS = 3
+_LONGEST_WAIT = 5.0
 
 #: A watch may be silent for minutes; a server that is gone is noticed by these in about 30 seconds (tcp(7)).
 _KEEPALIVE = (
@@ -198,20 +203,33 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Object:
         content = None if body is None else msgspec.json.encode(body)
-        with _translated(self.server):
-            answer = self._http.request(
-                method,
-                path,
-                content=content,
-                params=dict(params or {}),
-                headers={"Content-Type": "application/json", **(headers or {})},
-            )
-            if answer.status_code >= 400:
-                raise ApiError.of(answer.status_code, answer.content, answer.headers.get("Retry-After", ""))
+        wanted = {"Content-Type": "application/json", **(headers or {})}
+        for attempt in range(_ATTEMPTS):
+            last = attempt == _ATTEMPTS - 1
             try:
-                return msgspec.json.decode(answer.content, type=Object)
-            except msgspec.MsgspecError as error:
-                raise Unreachable(f"{self.server}: the answer is no object: {error}") from None
+                with _translated(self.server):
+                    answer = self._http.request(
+                        method, path, content=content, params=dict(params or {}), headers=wanted
+                    )
+            except Unreachable as error:
+                # A connection kept from before the server's restart: what changes nothing can be asked again.
+                if (
+                    last
+                    or method != "GET"
+                    or isinstance(error.__cause__, httpx2.ConnectError | httpx2.TimeoutException)
+                ):
+                    raise
+                continue
+            if answer.status_code < 400:
+                break
+            refusal = ApiError.of(answer.status_code, answer.content, answer.headers.get("Retry-After", ""))
+            if last or answer.status_code != 429:
+                raise refusal
+            time.sleep(min(refusal.retry_after or 1.0, _LONGEST_WAIT))
+        try:
+            return msgspec.json.decode(answer.content, type=Object)
+        except msgspec.MsgspecError as error:
+            raise Unreachable(f"{self.server}: the answer is no object: {error}") from None
 
 
 @contextmanager

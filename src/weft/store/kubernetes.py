@@ -65,6 +65,8 @@ class KubernetesStore:
         #: The node entries that callers know, so that a write is not refused for a change of the status.
         self._known: dict[str, Entry] = {}
         self._pause = 0.0
+        #: How far the last watch of a prefix came, by the revision that its caller has: bookmarks move it on.
+        self._reached: dict[str, tuple[int, dict[str, int]]] = {}
 
     def get(self, key: str) -> Entry | None:
         with _translated(key):
@@ -128,8 +130,8 @@ class KubernetesStore:
         if stopped() or self._waits(stopped):
             return
         changes: queue.SimpleQueue[Change | Exception] = queue.SimpleQueue()
-        streams = self._streams(prefix, revision, changes)
-        positions = dict.fromkeys((source for source, _ in streams), revision)
+        positions = self._positions(prefix, revision)
+        streams = [self._stream(source, position, changes) for source, position in positions.items()]
         try:
             while not stopped():
                 try:
@@ -137,37 +139,49 @@ class KubernetesStore:
                 except queue.Empty:
                     continue
                 with _translated(prefix):
-                    if isinstance(change, Exception):
-                        self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
-                        raise change
-                    self._pause = 0.0
+                    self._raise_if_failed(change)
+                    assert isinstance(change, Change)  # noqa: S101  # for the type checker
                     positions[change.source] = change.version
-                    if change.kind == "BOOKMARK":
-                        continue
-                    event = self._event(change, min(positions.values()))
+                    event = None
+                    if change.kind != "BOOKMARK":
+                        event = self._event(change, min(positions.values()))
                 if event is not None and event.key.startswith(prefix):
+                    revision = event.revision
                     yield event
         finally:
-            for _, stream in streams:
+            self._reached[prefix] = (revision, positions)
+            for stream in streams:
                 stream.close()
 
     def close(self) -> None:
         self._client.close()
 
-    def _streams(
-        self, prefix: str, revision: int, changes: "queue.SimpleQueue[Change | Exception]"
-    ) -> list[tuple[str, Stream]]:
-        streams = []
+    def _positions(self, prefix: str, revision: int) -> dict[str, int]:
+        """Where to begin, by collection."""
+        last, positions = self._reached.get(prefix, (-1, {}))
+        if last == revision:
+            return dict(positions)
+        found = {}
         if _overlap(prefix, _NODES_PREFIX):
-            streams.append(
-                ("nodes", Stream(self._client, "nodes", _NODES, revision, changes, accept=METADATA_ONLY))
-            )
+            found["nodes"] = revision
         if not prefix.startswith(_NODES_PREFIX):
-            stream = Stream(
-                self._client, "leases", self._leases, revision, changes, params={"labelSelector": _SELECTOR}
-            )
-            streams.append(("leases", stream))
-        return streams
+            found["leases"] = revision
+        return found
+
+    def _stream(self, source: str, version: int, into: "queue.SimpleQueue[Change | Exception]") -> Stream:
+        if source == "nodes":
+            return Stream(self._client, source, _NODES, version, into, accept=METADATA_ONLY)
+        params = {"labelSelector": _SELECTOR}
+        return Stream(self._client, source, self._leases, version, into, params=params)
+
+    def _raise_if_failed(self, change: Change | Exception) -> None:
+        """Raise what ended a watch; the next one waits, longer each time and as long as the server asks."""
+        if not isinstance(change, Exception):
+            self._pause = 0.0
+            return
+        asked = change.retry_after if isinstance(change, ApiError) else 0.0
+        self._pause = max(asked, min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE))
+        raise change
 
     def _waits(self, stopped: Callable[[], bool]) -> bool:
         """Wait after a failure, longer each time; whether it was told to stop meanwhile."""
