@@ -183,13 +183,13 @@ class Twins:
         self, configuration: Configuration, args: str = "", *, code: int | None = None, **more: Any
     ) -> Answer:
         """ADD must fail on both with the same code, and change nothing on ours. Our answer."""
-        before = _lasting(snapshot(self.weft, None))
+        before = lasting(snapshot(self.weft, None))
         sent = {"cniVersion": "1.0.0", "name": "net", **configuration}
         go, ours = (host.call("ADD", sent, args=args, **more) for host in self)
         assert go.status != 0, f"the reference takes it: {go.body}"
         assert ours.status != 0, f"ours takes it: {ours.body}"
         assert ours.code == (go.code if code is None else code), (go.body, ours.body)
-        told = list(unequal(before, _lasting(snapshot(self.weft, None))))
+        told = list(unequal(before, lasting(snapshot(self.weft, None))))
         assert not told, "\n".join((f"changed by what was refused: {ours.body}", *told))
         return ours
 
@@ -284,9 +284,7 @@ def _look(namespace: str, commands: Mapping[str, str]) -> dict[str, Any]:
         command = commands.get(name, "")
         parts[name] = json.loads(text or "[]") if " -j" in command else _lines(text)
     devices = [item["ifname"] for item in parts["links"]]
-    shown = ("filter show dev {0} parent ffff:", "filter show dev {0}", "class show dev {0}")
-    script = "echo '@@{0}'; " + "; ".join(f"tc {words}" for words in shown)
-    filters = "\n".join(script.format(name) for name in devices)
+    filters = "\n".join(f"echo '@@{name}'; tc filter show dev {name} parent ffff:" for name in devices)
     parts["filters"] = {
         name: _lines(text)
         for name, _, text in (part.partition("\n") for part in _split(shell(namespace, filters)))
@@ -314,7 +312,6 @@ _DROPPED = {
         link_index parentbus parentdev operstate max_peer_ifindex allmulti group
     """,
     "addresses": "ifindex link_index link_netnsid qdisc txqlen operstate group",
-    "queues": "refcnt",
 }
 #: What of a bridge and its ports runs on, or is a MAC in another form.
 _RUNNING = """
@@ -380,7 +377,7 @@ def _drop(parts: dict[str, Any]) -> None:
     ]
 
 
-def _lasting(seen: dict[str, Any]) -> dict[str, Any]:
+def lasting(seen: dict[str, Any]) -> dict[str, Any]:
     """A normalised snapshot without what even a refused ADD leaves: a lock, where to search next, a sysctl."""
     whole = normalised(seen)
     whole["files"] = {

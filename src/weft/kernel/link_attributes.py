@@ -116,7 +116,7 @@ class Link:
     end, or the one below, 0 for none; it is an index of the namespace ``peer_namespace_id``, None for this one.
     (That identifier is this namespace's own for the other; dumps of addresses take it too.)
     ``promiscuity`` counts who asked for it; ``transmit_queue_length`` in packets. ``mode`` is that of a macvlan or
-    ipvlan, ``table`` that of a VRF, 0 for any other kind.
+    ipvlan, ``table`` that of a VRF, ``vlan_id`` that of a VLAN, 0 for any other kind.
     """
 
     index: int
@@ -138,6 +138,7 @@ class Link:
     transmit_queue_length: int = 0
     mode: int = 0
     table: int = 0
+    vlan_id: int = 0
 
     @property
     def hairpin(self) -> bool:
@@ -174,6 +175,7 @@ def parse_link(payload: bytes) -> Link:
         transmit_queue_length=_u32(found, TRANSMIT_QUEUE_LENGTH),
         mode=_first(information, kind in ("macvlan", "macvtap", "ipvlan")),
         table=_first(information, kind == "vrf"),
+        vlan_id=_first(information, kind == "vlan"),
     )
 
 

@@ -75,6 +75,11 @@ class NetlinkError(OSError):
         self.doing = doing
         self.index = index
 
+    @property
+    def unsupported(self) -> bool:
+        """Whether the kernel has not what was asked for, a kind of device for example."""
+        return self.errno == errno.EOPNOTSUPP
+
     def __str__(self) -> str:
         said = f" ({self.explanation.rstrip('.')})" if self.explanation else ""
         return f"cannot {self.doing}: {self.strerror}{said}"

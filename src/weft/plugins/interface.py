@@ -31,12 +31,14 @@ def configure(
     *,
     optional: Sequence[Sysctl] = (),
     detect_duplicates: bool = True,
+    settle: bool = True,
 ) -> int:
     """Give an interface its addresses, bring it up, add the routes; the interface's index. Raises NetlinkError.
 
     ``pod`` is a socket of ``namespace``. ``optional`` sysctls are written first, where the kernel has them. IPv6
     is switched on for an IPv6 address. A route without a gateway takes the first of its family that IPAM gave.
-    With ``detect_duplicates`` an address of IPv6 is usable when nobody else has it, which this waits for.
+    With ``detect_duplicates`` an address of IPv6 is usable when nobody else has it, which this waits for,
+    unless ``settle`` is false.
     """
     index = links.find_index(pod, ifname)
     with_ipv6 = any(item.address.version == 6 for item in given.ips)
@@ -54,7 +56,7 @@ def configure(
             links.set_link(index=index, up=True),
         ]
     )
-    if with_ipv6 and detect_duplicates:
+    if with_ipv6 and detect_duplicates and settle:
         _settle(pod, index, ifname, given.ips)
     pod.execute([routes.insert_route(item) for item in route_plan(index, given)])
     return index
@@ -211,6 +213,15 @@ def _settle(pod: RouteSocket, index: int, ifname: str, ips: Sequence[IPConfigura
 def family(address: IPv4Address | IPv6Address) -> int:
     """AF_INET or AF_INET6."""
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def exists(pod: RouteSocket, ifname: str) -> bool:
+    """Whether there is an interface of that name."""
+    try:
+        links.find_index(pod, ifname)
+    except NetlinkError:
+        return False
+    return True
 
 
 def up(pod: RouteSocket, ifname: str) -> list[Message]:

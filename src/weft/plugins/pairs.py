@@ -9,7 +9,7 @@ from weft.kernel import links
 from weft.kernel.attributes import packed_name
 from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
-from weft.kernel.netlink import Message, NetlinkError, RouteSocket
+from weft.kernel.netlink import Message, RouteSocket
 from weft.plugins import interface, names
 from weft.plugins.settings import invalid, refused
 
@@ -18,7 +18,9 @@ _ATTEMPTS = 10
 #: Bytes; what the kernel takes for any device.
 _LARGEST_MTU = 65535
 _SMALLEST_MTU = 68
-_MAC = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}")
+_MAC = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2})*|[0-9a-f]{4}(\.[0-9a-f]{4})*")
+#: Bytes of an Ethernet MAC.
+_ETHERNET = (6,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def make_pair(
             break
         if outcomes[0].errno != errno.EEXIST:
             raise refused(f"failed to make veth pair: {outcomes[0]}") from None
-        if _exists(pod, ifname):
+        if interface.exists(pod, ifname):
             raise refused(f"CNI_IFNAME {ifname}: the container has an interface of that name already")
     else:
         raise refused("failed to find a unique veth name")
@@ -80,11 +82,11 @@ def make_pair(
         raise
 
 
-def check_mac(key: str, text: str) -> str:
-    """A MAC as the kernel writes it. Raises CniError."""
-    if not _MAC.fullmatch(text.lower()):
+def check_mac(key: str, text: str, lengths: Sequence[int] = _ETHERNET) -> str:
+    """A MAC as the kernel writes it, of one of these lengths in bytes. Raises CniError."""
+    digits = re.sub(r"[:.-]", "", text.lower())
+    if not _MAC.fullmatch(text.lower()) or len(digits) // 2 not in lengths:
         raise invalid(key, text, "give a MAC such as 0a:58:0a:f4:00:01")
-    digits = re.sub(r"[^0-9a-f]", "", text.lower())
     return bytes.fromhex(digits).hex(":")
 
 
@@ -100,11 +102,3 @@ def check_name(key: str, name: str) -> None:
         packed_name(name)
     except ValueError as error:
         raise refused(f"{key} {error}") from None
-
-
-def _exists(pod: RouteSocket, ifname: str) -> bool:
-    try:
-        links.find_index(pod, ifname)
-    except NetlinkError:
-        return False
-    return True

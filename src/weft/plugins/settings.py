@@ -14,6 +14,7 @@ import msgspec
 from weft.cni import CniError, Dns, ErrorCode, Invocation, PluginConfiguration
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
+Choice = TypeVar("Choice")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -51,6 +52,12 @@ class NetworkSettings(Settings, frozen=True, kw_only=True):
     dns: DnsSettings = DnsSettings()
 
 
+class MacSettings(Settings, frozen=True, kw_only=True):
+    """Where the runtime, or an argument, gives the container's MAC."""
+
+    mac: str = ""
+
+
 def read(shape: type[Shape], configuration: PluginConfiguration) -> Shape:
     """A configuration's keys. Raises CniError, naming the key and its value."""
     return convert(shape, configuration.raw)
@@ -72,6 +79,14 @@ def refused(message: str) -> CniError:
 def invalid(key: str, value: object, mend: str) -> CniError:
     """A configuration with a wrong value: which, and how to mend it."""
     return refused(f"{key} {_shown(value)}: {mend}")
+
+
+def chosen(key: str, value: str, choices: Mapping[str, Choice], usual: str) -> Choice:
+    """What a word of a configuration stands for, ``usual`` where it is empty. Raises CniError."""
+    found = choices.get(value or usual)
+    if found is None:
+        raise invalid(key, value, f"give one of {', '.join(choices)}")
+    return found
 
 
 def read_arguments(invocation: Invocation, *known: str) -> dict[str, str]:

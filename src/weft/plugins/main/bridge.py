@@ -18,7 +18,7 @@ from weft.plugins import interface, masquerade, spoof_check
 from weft.plugins.delegation import Ipam
 from weft.plugins.pairs import Pair, check_mac, check_mtu, check_name, make_pair
 from weft.plugins.plugin import PluginRequest
-from weft.plugins.settings import NetworkSettings, Settings, invalid, read, read_arguments, refused
+from weft.plugins.settings import MacSettings, NetworkSettings, Settings, invalid, read, read_arguments, refused
 from weft.plugins.undo import Undo
 
 DEFAULT_BRIDGE = "cni0"
@@ -38,12 +38,8 @@ class VlanTrunk(Settings, frozen=True, kw_only=True):
     id: int | None = None
 
 
-class _WithMac(Settings, frozen=True, kw_only=True):
-    mac: str = ""
-
-
 class _Arguments(Settings, frozen=True, kw_only=True):
-    cni: _WithMac = _WithMac()
+    cni: MacSettings = MacSettings()
 
 
 class BridgeSettings(NetworkSettings, frozen=True, kw_only=True):
@@ -66,7 +62,7 @@ class BridgeSettings(NetworkSettings, frozen=True, kw_only=True):
     disable_container_interface: bool = False
     port_isolation: bool = False
     args: _Arguments = _Arguments()
-    runtime_config: _WithMac = _WithMac()
+    runtime_config: MacSettings = MacSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from weft.cni import Interface, IPConfiguration, Result
 from weft.kernel import addresses, routes
 from weft.kernel.links import Link
 from weft.kernel.netlink import Message, RouteSocket
-from weft.plugins import interface, masquerade
+from weft.plugins import devices, interface, masquerade
 from weft.plugins.delegation import Ipam
 from weft.plugins.pairs import check_mtu, make_pair
 from weft.plugins.plugin import PluginRequest
@@ -71,12 +71,7 @@ class PointToPoint:
 
     def check(self, request: PluginRequest) -> None:
         """The container's end has the addresses and routes of prevResult."""
-        settings, call, sandbox = parse(request), request.invocation, request.sandbox
-        Ipam(settings.ipam.type, request).check()
-        result = request.previous_result
-        expected = interface.find_interface(result, call.ifname, call.netns)
-        with RouteSocket.open_in(sandbox) as pod:
-            interface.verify(pod, expected, result, "veth")
+        devices.verify(request, parse(request), "veth")
 
     def gc(self, request: PluginRequest) -> None:
         """Give back addresses and rules of attachments that are not valid."""
