@@ -284,7 +284,9 @@ def _look(namespace: str, commands: Mapping[str, str]) -> dict[str, Any]:
         command = commands.get(name, "")
         parts[name] = json.loads(text or "[]") if " -j" in command else _lines(text)
     devices = [item["ifname"] for item in parts["links"]]
-    filters = "\n".join(f"echo '@@{name}'; tc filter show dev {name} parent ffff:" for name in devices)
+    shown = ("filter show dev {0} parent ffff:", "filter show dev {0}", "class show dev {0}")
+    script = "echo '@@{0}'; " + "; ".join(f"tc {words}" for words in shown)
+    filters = "\n".join(script.format(name) for name in devices)
     parts["filters"] = {
         name: _lines(text)
         for name, _, text in (part.partition("\n") for part in _split(shell(namespace, filters)))
@@ -312,6 +314,7 @@ _DROPPED = {
         link_index parentbus parentdev operstate max_peer_ifindex allmulti group
     """,
     "addresses": "ifindex link_index link_netnsid qdisc txqlen operstate group",
+    "queues": "refcnt",
 }
 #: What of a bridge and its ports runs on, or is a MAC in another form.
 _RUNNING = """
