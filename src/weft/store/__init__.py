@@ -1,7 +1,7 @@
 """The state that nodes share: a few keys with revisions behind one small protocol.
 
-``protocol`` says what a store must do; ``sqlite`` does it for agents on one machine, ``kubernetes`` over the API
-server of a cluster.
+``protocol`` says what a store must do; ``sqlite`` does it for agents on one machine, ``etcd`` for many machines,
+``kubernetes`` over the API server of a cluster.
 """
 
 from weft.store.protocol import (
@@ -11,6 +11,7 @@ from weft.store.protocol import (
     Event,
     KeyExists,
     Listing,
+    PresenceStore,
     Store,
     StoreError,
     StoreUnavailable,
@@ -23,6 +24,7 @@ __all__ = [
     "Event",
     "KeyExists",
     "Listing",
+    "PresenceStore",
     "Store",
     "StoreError",
     "StoreUnavailable",
@@ -31,9 +33,11 @@ __all__ = [
 
 
 def open_store(url: str) -> Store:
-    """Open the store that a URL names: ``sqlite:///PATH``, ``kubernetes://`` (docs/stores.md).
+    """Open the store that a URL names: ``sqlite:///PATH``, ``etcd://…``, ``etcds://…``, ``kubernetes://``
+    (docs/stores.md).
 
-    Raises ValueError for a URL of another kind and StoreUnavailable where the engine cannot be reached.
+    Raises ValueError for a URL that is not one of these and StoreUnavailable where a file cannot be opened. An
+    etcd is asked by the first call.
     """
     kind, separator, rest = url.partition("://")
     if not separator:
@@ -44,9 +48,14 @@ def open_store(url: str) -> Store:
 
         return open_kubernetes(rest)
     if kind in ("etcd", "etcds"):
-        raise ValueError(f"store {url!r}: {kind} is not there yet; use sqlite:///PATH")
+        from weft.store.etcd import EtcdStore  # noqa: PLC0415
+
+        return EtcdStore.open(url)
     if kind != "sqlite" or not rest.startswith("/") or rest.endswith("/"):
-        raise ValueError(f"store {url!r} is not known: use sqlite:///PATH with an absolute path of a file")
+        raise ValueError(
+            f"store {url!r} is not known: use sqlite:///PATH with an absolute path of a file, "
+            "etcd://HOST:PORT or kubernetes://"
+        )
     from weft.store.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(rest)

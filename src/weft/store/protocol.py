@@ -7,7 +7,7 @@ entry's revision.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +82,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the engine; the store cannot be used afterwards."""
+
+
+@runtime_checkable
+class PresenceStore(Store, Protocol):
+    """A store that can also tell who is alive. It never decides who owns a block: a node that cannot be reached
+    keeps its blocks, because its pods may still run.
+    """
+
+    def keep_present(self, key: str, value: bytes, seconds: int) -> Entry:
+        """Have a key with this value that vanishes by itself ``seconds`` after the last such call.
+
+        To be called at least three times in that time; each call may be the first.
+        """
