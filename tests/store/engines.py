@@ -1,12 +1,17 @@
 """The engines that every test of stores runs on."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import yaml
 
+from tests.namespaces import path
+from tests.store.etcd import PORT, Etcd, shared_etcd
+from weft.kernel.namespace import NetworkNamespace
 from weft.lab.api import ApiServer
 from weft.lab.api.kinds import find
 from weft.store import sqlite
@@ -60,6 +65,20 @@ class KubernetesEngine(Engine):
         self.server.storage.compact()
 
 
+class EtcdEngine(Engine):
+    """A prefix of its own in an etcd that the tests of one process share."""
+
+    def __init__(self, server: Etcd) -> None:
+        self.server = server
+        self.url = f"etcd://127.0.0.1:{PORT}/test-{uuid4().hex}"
+
+    def forget(self) -> None:
+        now = json.loads(self.server.control("get", "x", "--write-out=json"))["header"]["revision"]
+        # What is compacted last is still known: let it be nobody's change.
+        self.server.control("put", "x", "")
+        self.server.control("compaction", str(now + 1))
+
+
 def kubeconfig(server: str, *, token: str = "weft", namespace: str = "kube-system", authority: str = "") -> str:  # noqa: S107
     """A kubeconfig for one user of one server."""
     cluster = {"server": server} | ({"certificate-authority": authority} if authority else {})
@@ -80,6 +99,14 @@ def _sqlite(folder: Path) -> Iterator[Engine]:
 
 
 @contextmanager
+def _etcd(folder: Path) -> Iterator[Engine]:
+    """The calling thread, and what it starts, is where nothing but this etcd can be reached."""
+    server = shared_etcd()
+    with NetworkNamespace.open(path(server.namespace)) as namespace, namespace.entered():
+        yield EtcdEngine(server)
+
+
+@contextmanager
 def kubernetes(folder: Path) -> Iterator[KubernetesEngine]:
     """The engine, ended with the block."""
     server = ApiServer(bookmark_interval=0.3)
@@ -92,5 +119,6 @@ def kubernetes(folder: Path) -> Iterator[KubernetesEngine]:
 
 ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
     "sqlite": _sqlite,
+    "etcd": _etcd,
     "kubernetes": kubernetes,
 }

@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.store.engines import Engine
-from weft.store import Compacted, Conflict, Event, KeyExists, Store, StoreUnavailable, open_store
+from weft.store import Compacted, Conflict, Entry, Event, KeyExists, Store, StoreUnavailable, open_store
 from weft.store import sqlite as sqlite_store
 
 
@@ -101,6 +103,72 @@ def test_sqlite_keeps_as_many_changes_as_it_says(tmp_path: Path, monkeypatch: py
     store.close()
 
 
+def test_threads_may_share_a_store(store: Store) -> None:
+    won: list[int] = []
+
+    def claim() -> None:
+        for block in range(30):
+            try:
+                store.create(f"blocks/{block}", b"the same value")
+            except KeyExists:
+                continue
+            won.append(block)
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(30))
+
+
+_KEYS = st.sampled_from(["cluster", "blocks/10.32.0.0-24", "blocks/10.32.1.0-24"])
+_VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).map(str.encode)
+_CHANGES = st.lists(
+    st.tuples(st.sampled_from(["create", "replace", "delete", "stale"]), _KEYS, _VALUES),
+    max_size=25,
+)
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=_CHANGES)
+def test_any_changes_leave_what_a_dictionary_would_and_a_watch_tells_them_all(
+    store: Store, changes: list[tuple[str, str, bytes]]
+) -> None:
+    for entry in store.entries("").entries:
+        store.delete(entry.key, entry.revision)
+    begin = store.entries("").revision
+    model: dict[str, Entry] = {}
+    told: list[tuple[str, Entry | None]] = []
+    for verb, key, value in changes:
+        present = model.get(key)
+        revision = present.revision if present else 1
+        if verb == "create" and present is None:
+            model[key] = store.create(key, value)
+        elif verb == "create":
+            with pytest.raises(KeyExists):
+                store.create(key, value)
+            continue
+        elif present is None or verb == "stale":
+            with pytest.raises(Conflict):
+                store.replace(key, value, revision - 1)
+            with pytest.raises(Conflict):
+                store.delete(key, revision - 1)
+            continue
+        elif verb == "replace":
+            model[key] = store.replace(key, value, revision)
+        else:
+            store.delete(key, revision)
+            del model[key]
+        told.append((key, model.get(key)))
+    listing = store.entries("")
+    assert {entry.key: entry for entry in listing.entries} == model
+    assert [entry.key for entry in listing.entries] == sorted(model, key=str.encode)
+    assert all(store.get(key) == entry for key, entry in model.items())
+    if told:
+        assert [(event.key, event.entry) for event in collect(store, "", begin, len(told))] == told
+
+
 def _claim_all(url: str, name: str, blocks: int, results: "multiprocessing.Queue[tuple[str, list[int]]]") -> None:
     store = open_store(url)
     won = []
@@ -145,7 +213,6 @@ def test_a_file_that_is_no_store_is_unavailable_and_untouched(tmp_path: Path) ->
     [
         ("/var/lib/store.db", "not a URL"),
         ("sqlite://relative.db", "absolute"),
-        ("etcd://127.0.0.1:2379", "not there yet"),
         ("redis://127.0.0.1", "not known"),
     ],
 )

@@ -103,7 +103,7 @@ class EtcdStore:
     def replace(self, key: str, value: bytes, revision: int) -> Entry:
         name = self._key(key)
         put: Message = {"request_put": {"key": name, "value": value}}
-        answered = self._guarded([messages.is_at(name, revision)], [put], name)
+        answered = self._guarded(messages.is_at(name, revision), [put], name)
         if answered.answer.succeeded:
             return Entry(key, value, answered.answer.header.revision)
         present = _second(answered.answer)
@@ -113,7 +113,7 @@ class EtcdStore:
 
     def delete(self, key: str, revision: int) -> None:
         name = self._key(key)
-        answered = self._guarded([messages.is_at(name, revision)], [{"request_delete_range": {"key": name}}], name)
+        answered = self._guarded(messages.is_at(name, revision), [{"request_delete_range": {"key": name}}], name)
         present = None if answered.answer.succeeded else _second(answered.answer)
         gone = answered.answer.succeeded or (answered.doubtful and present is None)
         if not gone:

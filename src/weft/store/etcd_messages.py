@@ -147,6 +147,9 @@ def is_absent(key: bytes, end: bytes | None = None) -> Message:
     return {**condition, "range_end": end} if end else condition
 
 
-def is_at(key: bytes, revision: int) -> Message:
-    """The condition that a key was changed last at this revision."""
-    return {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision}
+def is_at(key: bytes, revision: int) -> list[Message]:
+    """The conditions that a key is there and was changed last at this revision (0 is that of an absent key)."""
+    return [
+        {"key": key, "target": "CREATE", "result": "GREATER", "create_revision": 0},
+        {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision},
+    ]
