@@ -333,8 +333,8 @@ def test_gc_retires_what_no_valid_attachment_names(nodes: list[Node]) -> None:
 
 def test_the_nodes_own_namespace_is_refused(nodes: list[Node]) -> None:
     status, error = nodes[0].call("ADD", "a", str(path(nodes[0].namespace)))
-    assert (status, error["code"]) == (1, 4)
-    assert "own namespace" in error["msg"]
+    assert (status, error["code"]) == (1, 8)
+    assert str(path(nodes[0].namespace)) in error["msg"]
 
 
 def refusal(node: Node, *options: str) -> tuple[int, str]:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 import weft.cni
 from weft.cni import CniError, Invocation, NetworkList, PluginConfiguration, find_network, load_directory
-from weft.cni.environment import check_known_args, parse_args
 
 
 def test_the_public_face() -> None:
     assert sorted(weft.cni.__all__) == [
-        "Attachment", "CniError", "Command", "Dns", "ErrorCode", "IPConfiguration", "Interface", "Invocation",
-        "NetworkList", "PluginConfiguration", "Result", "Route", "Runtime", "delegate", "find_network",
-        "find_plugin", "load_directory",
+        "Attachment", "Bandwidth", "Call", "CapabilityArgs", "CniError", "Command", "Dns", "ErrorCode",
+        "IPConfiguration", "IPRange", "Interface", "Invocation", "NetworkList", "PluginConfiguration",
+        "PodArguments", "PortMapping", "Result", "Route", "Runtime", "RuntimeDns", "delegate", "find_network",
+        "find_plugin", "format_arguments", "load_directory", "plugin_main",
     ]  # fmt: skip
     assert all(hasattr(weft.cni, name) for name in weft.cni.__all__)
 
@@ -63,20 +63,6 @@ def test_any_environment_is_an_invocation_or_code_4(environment: dict[str, str])
         assert error.code == 4
 
 
-@given(st.text(max_size=40))
-def test_any_args_are_pairs_or_code_4(text: str) -> None:
-    try:
-        parse_args(text)
-    except CniError as error:
-        assert error.code == 4
-
-
-def test_unknown_args_are_named_unless_ignored() -> None:
-    with pytest.raises(CniError, match="K8S_POD_NAME"):
-        check_known_args(parse_args("IP=10.0.0.1;K8S_POD_NAME=x"), ["IP"])
-    check_known_args(parse_args("IgnoreUnknown=1;K8S_POD_NAME=x"), ["IP"])
-
-
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -112,7 +98,6 @@ def test_any_json_is_a_configuration_or_a_cni_error(body: Any) -> None:
         (b'{"cniVersion": "2.0.0"}', 1),
         (b'{"cniVersion": 1}', 6),
         (b'{"name": "../x"}', 7),
-        (b'{"ipam": []}', 7),
     ],
 )
 def test_codes_of_bad_configurations(data: bytes, code: int) -> None:
@@ -149,6 +134,57 @@ def test_a_folder_is_read_in_lexical_order_and_bad_files_hide_nothing(tmp_path: 
 def test_the_newest_common_version_is_chosen(tmp_path: Path) -> None:
     write(tmp_path, "a.conflist", network("a", "x", cniVersions=["0.4.0", "1.1.0", "9.0.0"]))
     assert find_network(tmp_path, "a").cni_version == "1.1.0"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"cniVersions": ["newest"]}, "'newest'"),
+        ({"cniVersions": "1.0.0"}, "cniVersions"),
+        ({"disableCheck": 1}, "disableCheck"),
+        ({"disableGC": "perhaps"}, "disableGC"),
+        ({"loadOnlyInlinedPlugins": []}, "loadOnlyInlinedPlugins"),
+        ({"plugins": []}, "plugins"),
+        ({"plugins": [{"type": "x", "capabilities": ["mac"]}]}, "capabilities"),
+        ({"plugins": [{"type": "x", "capabilities": {"mac": "yes"}}]}, "capabilities"),
+        ({"plugins": [{"type": "../x"}]}, "executable's name"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    write(tmp_path, "a.conflist", network("a", "x", **more))
+    with pytest.raises(CniError, match=said) as raised:
+        NetworkList.from_file(tmp_path / "a.conflist")
+    assert raised.value.code == 7
+    assert "a.conflist" in raised.value.message
+
+
+def test_flags_are_taken_as_words_too(tmp_path: Path) -> None:
+    write(tmp_path, "a.conflist", network("a", "x", disableCheck="True", disableGC=True))
+    found = find_network(tmp_path, "a")
+    assert (found.disable_check, found.disable_gc) == (True, True)
+    assert found.source == (tmp_path / "a.conflist").read_bytes()
+
+
+def test_a_list_is_found_before_a_single_plugin_of_the_same_name(tmp_path: Path) -> None:
+    write(tmp_path, "10-a.conf", {"name": "a", "type": "single"})
+    write(tmp_path, "20-a.conflist", network("a", "listed"))
+    assert find_network(tmp_path, "a").plugins == ({"type": "listed"},)
+    assert [item.plugins[0]["type"] for item in load_directory(tmp_path)[0]] == ["single", "listed"]
+
+
+def test_all_plugins_may_be_in_the_networks_folder(tmp_path: Path) -> None:
+    write(tmp_path, "a.conflist", {"cniVersion": "1.1.0", "name": "a"})
+    with pytest.raises(CniError, match="no plugins"):
+        NetworkList.from_file(tmp_path / "a.conflist")
+    write(tmp_path, "a/10.conf", {"type": "bridge", "capabilities": {"mac": True, "ips": False}})
+    (tmp_path / "a" / "20.conf").mkdir()
+    assert find_network(tmp_path, "a").capabilities == {"mac"}
+    write(tmp_path, "a/30.conf", {"typ": "bridge"})
+    with pytest.raises(CniError, match="30.conf"):
+        NetworkList.from_file(tmp_path / "a.conflist")
+    write(tmp_path, "a.conflist", {"cniVersion": "1.1.0", "name": "a", "loadOnlyInlinedPlugins": True})
+    with pytest.raises(CniError, match="plugins is not a list"):
+        NetworkList.from_file(tmp_path / "a.conflist")
 
 
 def test_plugins_in_the_networks_own_folder_follow_unless_unwanted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_second_conversion_to_the_same_version_changes_nothing(result: Result,
         once = result.to_dict(version)
     except CniError as error:
         assert not result.ips
+        assert result.interfaces or result.routes
         assert not at_least(version, "0.3.0")
         assert error.code == 1
         return
@@ -96,9 +98,40 @@ def test_old_versions_say_it_in_their_own_words() -> None:
         "gateway": "10.1.0.1",
     }
     assert "version" not in FULL.to_dict("1.0.0")["ips"][0]
-    assert FULL.to_dict("1.0.0")["interfaces"][1] == {"name": "eth0", "sandbox": "/run/netns/a"}
-    assert FULL.to_dict("1.1.0")["interfaces"][1]["pciID"] == "0000:1"
-    assert FULL.to_dict("1.1.0")["routes"][0]["scope"] == 0
+    assert FULL.to_dict("0.4.0")["interfaces"][1] == {"name": "eth0", "sandbox": "/run/netns/a"}
+    for version in ("1.0.0", "1.1.0"):
+        assert FULL.to_dict(version)["interfaces"][1]["pciID"] == "0000:1"
+        assert FULL.to_dict(version)["routes"][0]["scope"] == 0
+    assert FULL.to_dict("0.4.0")["routes"][0]["mtu"] == 1400
+
+
+CONVERSIONS = json.loads((Path(__file__).parent / "fixtures" / "conversions.json").read_text())
+
+
+@pytest.mark.parametrize("row", CONVERSIONS, ids=lambda row: json.dumps(row["result"])[:70])
+def test_conversions_are_those_of_the_reference_library(row: dict[str, Any]) -> None:
+    """The fixture is what libcni 1.1.2 made of each result in each version; null stands for its refusal."""
+    if row["becomes"] is None:
+        with pytest.raises(CniError):
+            Result.from_json(row["result"])
+        return
+    result = Result.from_json(row["result"])
+    for version, wanted in row["becomes"].items():
+        if wanted is not None:
+            assert result.to_dict(version) == {"dns": {}} | wanted
+        elif result == Result():
+            # A result without anything is refused by libcni; ours has no reason to.
+            assert result.to_dict(version) == {"cniVersion": version, "dns": {}}
+        else:
+            with pytest.raises(CniError, match="before 0.3.0"):
+                result.to_dict(version)
+
+
+def test_a_result_without_a_version_has_the_callers() -> None:
+    body = {"ips": [{"address": "10.1.0.5/16"}]}
+    assert Result.from_json(body, "1.0.0").ips
+    assert not Result.from_json(body).ips
+    assert Result.from_json(b"null", "1.0.0") == Result()
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -118,7 +151,7 @@ def test_malformed_results_are_cni_errors(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"null", b"{", b'{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.300/8"}]}', b"\xff"]
+    "data", [b"", b"[]", b"{", b'{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.300/8"}]}', b"\xff"]
 )
 def test_what_is_no_result_is_code_6(data: bytes) -> None:
     with pytest.raises(CniError) as raised:

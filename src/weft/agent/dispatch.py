@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from weft.agent.wire import Request
-from weft.cni import CniError, ErrorCode, PluginConfiguration
+from weft.cni import CniError, ErrorCode, serving
 from weft.kernel.namespace import NetworkNamespace
 from weft.plugins import Plugin, calls, registry
 
@@ -66,11 +66,12 @@ class Dispatcher:
         except CniError as error:
             return 1, error.to_json()
 
-    def run(self, request: Request) -> bytes:
-        """Run one request; the output of a success. Raises CniError."""
-        configuration = PluginConfiguration.from_json(request.configuration)
+    def run(self, request: Request) -> None:
+        """Run one request without an answer. Raises CniError."""
+        name, environment = request.plugin, request.environment
+        call = serving.read_call(name, calls.versions_of(name), environment, request.configuration)
         with contextlib.closing(_Sandbox(request)) as sandbox:
-            return calls.run(request.plugin, request.environment, configuration, sandbox.namespace, self.find)
+            calls.run(name, environment, call, sandbox.namespace, self.find)
 
 
 class _Sandbox:

@@ -2,21 +2,24 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
+from weft.cni.capabilities import CapabilityArgs
 from weft.cni.errors import CniError, ErrorCode
 from weft.cni.results import Result
 from weft.cni.versions import OLDEST, SUPPORTED, is_supported, newest_of
 
 #: Bytes of a configuration; the reference has no bound, and nobody needs more.
 LARGEST = 1 << 20
+_VERSION = re.compile(r"\d+(\.\d+){0,2}")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _LIST_SUFFIX = ".conflist"
-_SUFFIXES = (".conf", _LIST_SUFFIX, ".json")
+_PLUGIN_SUFFIX = ".conf"
+_SUFFIXES = (_PLUGIN_SUFFIX, _LIST_SUFFIX, ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,18 @@ class PluginConfiguration:
         name = _text(raw, "name")
         if name and not _NAME.fullmatch(name):
             raise CniError(ErrorCode.INVALID_CONFIG, f"invalid network name {name!r}")
-        for key in ("ipam", "dns", "capabilities", "runtimeConfig", "prevResult", "args"):
-            if raw.get(key) is not None and not isinstance(raw[key], dict):
-                raise CniError(ErrorCode.INVALID_CONFIG, f"{key} is not an object: {raw[key]!r}"[:200])
         return cls(version, name, _text(raw, "type"), raw)
 
     @property
     def previous_result(self) -> Result | None:
         """``prevResult``, what the plugins before made. Raises CniError 6 where it is malformed."""
-        previous = self.raw.get("prevResult")
-        return Result.from_json({"cniVersion": self.cni_version, **previous}) if previous else None
+        previous = self._object("prevResult")
+        return Result.from_json(previous, self.cni_version) if previous else None
+
+    @property
+    def runtime(self) -> CapabilityArgs:
+        """``runtimeConfig``, the arguments of the capabilities that the plugin declared. Raises CniError 7."""
+        return CapabilityArgs.from_dict(self._object("runtimeConfig"))
 
     @property
     def valid_attachments(self) -> frozenset[tuple[str, str]]:
@@ -71,10 +76,19 @@ class PluginConfiguration:
                 ErrorCode.INVALID_CONFIG, "cni.dev/valid-attachments is not a list of {containerID, ifname}"
             ) from None
 
+    def _object(self, key: str) -> Mapping[str, Any]:
+        value = self.raw.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise CniError(ErrorCode.INVALID_CONFIG, f"{key} is not an object: {value!r}"[:200])
+        return value or {}
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkList:
-    """A network: the plugins that make an attachment, in order. ``path`` is the file that it came from."""
+    """A network: the plugins that make an attachment, in order.
+
+    ``path`` is the file that it came from, ``source`` its JSON as it was read.
+    """
 
     name: str
     cni_version: str
@@ -83,31 +97,15 @@ class NetworkList:
     disable_gc: bool = False
     load_only_inlined_plugins: bool = False
     path: Path | None = None
+    source: bytes = field(default=b"", repr=False, compare=False)
 
     @classmethod
     def from_json(cls, data: bytes, path: Path | None = None) -> Self:
         """Read a list, or the single plugin's configuration of old. Raises CniError."""
-        raw = decode_object(data)
-        if "plugins" not in raw:
-            single = PluginConfiguration.from_dict(raw)
-            _require_type(raw)
-            return cls(_required_name(single.name), single.cni_version, (raw,), path=path)
-        version = _choose_version(raw)
-        name = _required_name(PluginConfiguration.from_dict({**raw, "cniVersion": version}).name)
-        plugins = raw["plugins"]
-        if not isinstance(plugins, list) or not plugins or not all(isinstance(item, dict) for item in plugins):
-            raise CniError(ErrorCode.INVALID_CONFIG, f"network {name!r}: plugins is not a list of objects")
-        for plugin in plugins:
-            _require_type(plugin)
-        return cls(
-            name,
-            version,
-            tuple(plugins),
-            _flag(raw, "disableCheck"),
-            _flag(raw, "disableGC"),
-            _flag(raw, "loadOnlyInlinedPlugins"),
-            path,
-        )
+        network = cls._read(data, path)
+        if not network.plugins:
+            raise CniError(ErrorCode.INVALID_CONFIG, f"network {network.name!r} has no plugins")
+        return network
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -115,27 +113,61 @@ class NetworkList:
 
         Raises CniError, naming the file.
         """
+        at = path
         try:
-            data = path.read_bytes()
-            network = cls.from_json(data, path)
-            folder = path.parent / network.name
-            if network.load_only_inlined_plugins or not folder.is_dir() or path.suffix != _LIST_SUFFIX:
-                return network
-            more = tuple(decode_object(item.read_bytes()) for item in sorted(folder.glob("*.conf")))
-            for plugin in more:
-                _require_type(plugin)
+            network = cls._read(path.read_bytes(), path)
+            plugins = network.plugins
+            if path.suffix == _LIST_SUFFIX and not network.load_only_inlined_plugins:
+                for at in sorted((path.parent / network.name).glob(f"*{_PLUGIN_SUFFIX}")):
+                    if at.is_dir():
+                        continue
+                    plugins += (decode_object(at.read_bytes()),)
+                    _check_plugin(plugins[-1])
+            at = path
+            if not plugins:
+                raise CniError(
+                    ErrorCode.INVALID_CONFIG,
+                    f"network {network.name!r} has no plugins, neither in the list nor in its folder",
+                )
         except OSError as error:
-            raise CniError(ErrorCode.IO_FAILURE, f"{path}: {error.strerror}") from None
+            raise CniError(ErrorCode.IO_FAILURE, f"{at}: {error.strerror}") from None
         except CniError as error:
-            raise CniError(error.code, f"{path}: {error.message}", error.details) from None
+            raise CniError(error.code, f"{at}: {error.message}", error.details) from None
+        return replace(network, plugins=plugins)
+
+    @classmethod
+    def _read(cls, data: bytes, path: Path | None) -> Self:
+        """The list as it stands; without plugins where all of them are in the folder of its name."""
+        raw = decode_object(data)
+        if "plugins" not in raw and "type" in raw:
+            single = PluginConfiguration.from_dict(raw)
+            _check_plugin(raw)
+            return cls(_required_name(single.name), single.cni_version, (raw,), path=path, source=data)
+        version = _choose_version(raw)
+        name = _required_name(PluginConfiguration.from_dict({**raw, "cniVersion": version}).name)
+        plugins, inlined_only = raw.get("plugins"), _flag(raw, "loadOnlyInlinedPlugins")
+        if "plugins" not in raw and not inlined_only:
+            plugins = []
+        elif not isinstance(plugins, list) or not plugins or not all(isinstance(item, dict) for item in plugins):
+            raise CniError(ErrorCode.INVALID_CONFIG, f"network {name!r}: plugins is not a list of objects")
+        for plugin in plugins:
+            _check_plugin(plugin)
         return cls(
-            network.name,
-            network.cni_version,
-            network.plugins + more,
-            network.disable_check,
-            network.disable_gc,
-            path=path,
+            name,
+            version,
+            tuple(plugins),
+            _flag(raw, "disableCheck"),
+            _flag(raw, "disableGC"),
+            inlined_only,
+            path,
+            data,
         )
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the plugins want of a runtime: those declared by at least one of them."""
+        declared = (plugin.get("capabilities") or {} for plugin in self.plugins)
+        return frozenset(name for each in declared for name, wanted in each.items() if wanted)
 
 
 def load_directory(folder: Path) -> tuple[list[NetworkList], list[CniError]]:
@@ -157,9 +189,12 @@ def load_directory(folder: Path) -> tuple[list[NetworkList], list[CniError]]:
 
 
 def find_network(folder: Path, name: str) -> NetworkList:
-    """The first network of that name. Raises CniError 7, naming those that there are."""
+    """The first network of that name, lists before single plugins' files as in the reference library.
+
+    Raises CniError 7, naming those that there are.
+    """
     networks, errors = load_directory(folder)
-    for network in networks:
+    for network in sorted(networks, key=lambda item: item.path is None or item.path.suffix != _LIST_SUFFIX):
         if network.name == name:
             return network
     known = ", ".join(network.name for network in networks) or "none"
@@ -187,6 +222,9 @@ def _choose_version(raw: Mapping[str, Any]) -> str:
     listed = raw.get("cniVersions")
     if listed is not None and (not isinstance(listed, list) or not all(isinstance(item, str) for item in listed)):
         raise CniError(ErrorCode.INVALID_CONFIG, f"cniVersions is not a list of versions: {listed!r}"[:200])
+    for item in listed or ():
+        if not _VERSION.fullmatch(item):
+            raise CniError(ErrorCode.INVALID_CONFIG, f"cniVersions: {item!r} is not a version such as 1.1.0"[:200])
     version = _text(raw, "cniVersion")
     return newest_of([*(listed or []), version]) or version or OLDEST
 
@@ -197,10 +235,19 @@ def _required_name(name: str) -> str:
     return name
 
 
-def _require_type(plugin: Mapping[str, Any]) -> None:
+def _check_plugin(plugin: Mapping[str, Any]) -> None:
+    """What a runtime itself reads of a plugin's configuration."""
     kind = _text(plugin, "type")
     if not kind or "/" in kind or kind in (".", ".."):
         raise CniError(ErrorCode.INVALID_CONFIG, f"plugin type {kind!r} is not an executable's name")
+    capabilities = plugin.get("capabilities") or {}
+    if not isinstance(capabilities, dict) or not all(
+        item in (True, False, None) for item in capabilities.values()
+    ):
+        raise CniError(
+            ErrorCode.INVALID_CONFIG,
+            f"{kind}: capabilities is not an object of true and false: {capabilities!r}"[:200],
+        )
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str:

@@ -1,11 +1,12 @@
 """The parameters of a call, in environment variables (specification, section 2, "Parameters")."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+from weft.cni.arguments import known_arguments, parse_arguments
 from weft.cni.errors import CniError, ErrorCode
 
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
@@ -72,6 +73,15 @@ class Invocation:
             tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
         )
 
+    @property
+    def arguments(self) -> dict[str, str]:
+        """CNI_ARGS as pairs. Raises CniError 4 where it is malformed."""
+        return parse_arguments(self.args)
+
+    def known_arguments(self, *known: str) -> dict[str, str]:
+        """CNI_ARGS of a plugin that knows these keys. Raises CniError 4 for others, unless IgnoreUnknown=1."""
+        return known_arguments(self.args, *known)
+
     def to_environment(self) -> dict[str, str]:
         """The variables of this call, for a plugin that is executed."""
         return {
@@ -105,27 +115,4 @@ def check_interface_name(ifname: str) -> None:
             ErrorCode.INVALID_ENVIRONMENT,
             f"CNI_IFNAME {ifname!r}: must have 1 to {_LONGEST_INTERFACE_NAME} bytes, without '/', ':' and "
             "white space, not . or ..",
-        )
-
-
-def parse_args(text: str) -> dict[str, str]:
-    """CNI_ARGS, ``K=V;K=V``, as pairs. Raises CniError 4 for anything else."""
-    pairs = {}
-    for part in filter(None, text.split(";")):
-        key, separator, value = part.partition("=")
-        if not separator or not key:
-            raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"CNI_ARGS: {part!r} is not KEY=VALUE")
-        pairs[key] = value
-    return pairs
-
-
-def check_known_args(pairs: Mapping[str, str], known: Collection[str]) -> None:
-    """Raise CniError 4 for a key that is not known, unless IgnoreUnknown is 1 or true."""
-    if pairs.get("IgnoreUnknown", "").lower() in ("1", "true"):
-        return
-    unknown = sorted(set(pairs) - set(known) - {"IgnoreUnknown"})
-    if unknown:
-        raise CniError(
-            ErrorCode.INVALID_ENVIRONMENT,
-            f"CNI_ARGS: unknown keys {', '.join(unknown)}; leave them out or add IgnoreUnknown=1",
         )

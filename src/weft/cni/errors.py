@@ -9,7 +9,10 @@ from weft.cni.versions import NEWEST
 
 
 class ErrorCode(IntEnum):
-    """The specification's codes; 100 and above are a plugin's own, 999 is what libraries use for "something"."""
+    """The specification's codes; 100 and above are a plugin's own.
+
+    8 and 999 ("something") are the reference library's.
+    """
 
     INCOMPATIBLE_VERSION = 1
     UNSUPPORTED_FIELD = 2
@@ -18,6 +21,7 @@ class ErrorCode(IntEnum):
     IO_FAILURE = 5
     UNDECODABLE = 6
     INVALID_CONFIG = 7
+    INVALID_NETNS = 8
     TRY_AGAIN_LATER = 11
     NOT_AVAILABLE = 50
     LIMITED_CONNECTIVITY = 51
@@ -45,11 +49,14 @@ class CniError(Exception):
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """An error that a plugin printed. Raises ValueError where it is none."""
+        """An error that a plugin printed; without a code it is 999. Raises ValueError where it is none."""
         try:
             body = msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise ValueError(f"not an error's JSON: {error}") from None
-        if not isinstance(body, dict) or not isinstance(body.get("code"), int):
-            raise ValueError("not an error's JSON: no code")
-        return cls(body["code"], str(body.get("msg", "")), str(body.get("details", "")))
+        if not isinstance(body, dict) or not body.keys() & {"code", "msg"}:
+            raise ValueError("not an error's JSON: neither code nor msg")
+        code = body.get("code", ErrorCode.GENERIC)
+        if not isinstance(code, int) or isinstance(code, bool):
+            raise ValueError(f"not an error's JSON: code {code!r}")
+        return cls(code, str(body.get("msg", "")), str(body.get("details", "")))

@@ -1,9 +1,12 @@
 """Results of ADD, in every version of the specification.
 
 ``Result`` is the newest version's; ``from_json`` reads any version, ``to_json`` writes any. What an older
-version has no word for is left out, as the reference library does.
+version has no word for is treated as by the reference library, so that a chain loses no more than there: 1.0.0
+and 1.1.0 are written alike, before 1.0.0 an interface has name, MAC and sandbox only, before 0.3.0 a route has
+target and gateway only.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
@@ -12,8 +15,9 @@ from typing import Any, Self
 import msgspec
 
 from weft.cni.errors import CniError, ErrorCode
-from weft.cni.versions import NEWEST, at_least, is_supported
+from weft.cni.versions import NEWEST, OLDEST, at_least, is_supported
 
+_CIDR = re.compile(r"/\d{1,3}$")
 IPAddress = IPv4Address | IPv6Address
 IPInterface = IPv4Interface | IPv6Interface
 
@@ -72,10 +76,13 @@ class Result:
     dns: Dns = field(default_factory=Dns)
 
     @classmethod
-    def from_json(cls, data: bytes | Mapping[str, Any]) -> Self:
-        """Read a result of any version. Raises CniError 6, or 1 for a version that Weft does not speak."""
+    def from_json(cls, data: bytes | Mapping[str, Any], version: str = OLDEST) -> Self:
+        """Read a result of any version; ``version`` is that of a result which names none.
+
+        Raises CniError 6, or 1 for a version that Weft does not speak.
+        """
         body = data if isinstance(data, Mapping) else _decode(data)
-        version = body.get("cniVersion") or "0.1.0"
+        version = body.get("cniVersion") or version
         if not isinstance(version, str) or not is_supported(version):
             raise CniError(ErrorCode.INCOMPATIBLE_VERSION, f"result of unsupported cniVersion {version!r}")
         try:
@@ -98,15 +105,19 @@ class Result:
             raise CniError(ErrorCode.INCOMPATIBLE_VERSION, f"unsupported cniVersion {version!r}")
         body: dict[str, Any] = {"cniVersion": version}
         if not at_least(version, "0.3.0"):
+            if not self.ips and (self.interfaces or self.routes):
+                raise CniError(
+                    ErrorCode.INCOMPATIBLE_VERSION, "a result without an address has no form before 0.3.0"
+                )
             body |= _families(self.ips, self.routes)
         else:
-            newest = at_least(version, "1.1.0")
+            new = at_least(version, "1.0.0")
             if self.interfaces:
-                body["interfaces"] = [_interface(item, newest) for item in self.interfaces]
+                body["interfaces"] = [_interface(item, whole=new) for item in self.interfaces]
             if self.ips:
-                body["ips"] = [_ip(item, with_version=not at_least(version, "1.0.0")) for item in self.ips]
+                body["ips"] = [_ip(item, with_version=not new) for item in self.ips]
             if self.routes:
-                body["routes"] = [_route(item, newest) for item in self.routes]
+                body["routes"] = [_route(item, whole=True) for item in self.routes]
         body["dns"] = _present(
             nameservers=list(self.dns.nameservers),
             domain=self.dns.domain,
@@ -125,6 +136,8 @@ def _decode(data: bytes) -> Mapping[str, Any]:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise CniError(ErrorCode.UNDECODABLE, f"malformed result: {error}") from None
+    if body is None:
+        return {}  # the reference library takes it for an empty result, too
     if not isinstance(body, dict):
         raise CniError(ErrorCode.UNDECODABLE, "malformed result: not an object")
     return body
@@ -134,12 +147,12 @@ def _present(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, "", [], 0)}
 
 
-def _interface(item: Interface, newest: bool) -> dict[str, Any]:
+def _interface(item: Interface, *, whole: bool) -> dict[str, Any]:
     body = {"name": item.name, **_present(mac=item.mac)}
-    if newest:
+    if whole:
         body |= _present(mtu=item.mtu)
     body |= _present(sandbox=item.sandbox)
-    return body | _present(socketPath=item.socket_path, pciID=item.pci_id) if newest else body
+    return body | _present(socketPath=item.socket_path, pciID=item.pci_id) if whole else body
 
 
 def _ip(item: IPConfiguration, *, with_version: bool) -> dict[str, Any]:
@@ -152,9 +165,9 @@ def _ip(item: IPConfiguration, *, with_version: bool) -> dict[str, Any]:
     return body
 
 
-def _route(item: Route, newest: bool) -> dict[str, Any]:
+def _route(item: Route, *, whole: bool) -> dict[str, Any]:
     body = {"dst": item.dst, **_present(gw=str(item.gateway) if item.gateway else None)}
-    if newest:
+    if whole:
         for name in ("mtu", "advmss", "priority", "table", "scope"):
             if getattr(item, name) is not None:
                 body[name] = getattr(item, name)
@@ -173,11 +186,9 @@ def _families(ips: Sequence[IPConfiguration], routes: Sequence[Route]) -> dict[s
             "ip": str(own[0].address),
             **_present(
                 gateway=str(own[0].gateway) if own[0].gateway else None,
-                routes=[_route(item, newest=False) for item in routes if ip_interface(item.dst).version == family],
+                routes=[_route(item, whole=False) for item in routes if ip_interface(item.dst).version == family],
             ),
         }
-    if not body:
-        raise CniError(ErrorCode.INCOMPATIBLE_VERSION, "a result without an address has no form before 0.3.0")
     return body
 
 
@@ -219,14 +230,20 @@ def _read_gateway(text: str) -> IPAddress | None:
     return ip_address(text) if text else None
 
 
+def _read_cidr(text: str) -> IPInterface:
+    if not _CIDR.search(text):
+        raise ValueError(f"{text!r} is not ADDRESS/PREFIX")
+    return ip_interface(text)
+
+
 def _read_ip(item: Mapping[str, Any]) -> IPConfiguration:
-    address = ip_interface(_text(item, "address"))
+    address = _read_cidr(_text(item, "address"))
     return IPConfiguration(address, _read_gateway(_text(item, "gateway")), _number(item, "interface"))
 
 
 def _read_route(item: Mapping[str, Any]) -> Route:
     return Route(
-        str(ip_interface(_text(item, "dst"))),
+        str(_read_cidr(_text(item, "dst"))),
         _read_gateway(_text(item, "gw")),
         *(_number(item, name) for name in ("mtu", "advmss", "priority", "table", "scope")),
     )

@@ -58,6 +58,15 @@ class MacSettings(Settings, frozen=True, kw_only=True):
     mac: str = ""
 
 
+class CommonSettings(NetworkSettings, frozen=True, kw_only=True):
+    """The keys whose type is the same for all plugins, whether they use them or not."""
+
+    capabilities: dict[str, bool] = {}
+    runtime_config: dict[str, Any] = {}
+    prev_result: dict[str, Any] = {}
+    args: dict[str, Any] = {}
+
+
 def read(shape: type[Shape], configuration: PluginConfiguration) -> Shape:
     """A configuration's keys. Raises CniError, naming the key and its value."""
     return convert(shape, configuration.raw)
@@ -91,19 +100,10 @@ def chosen(key: str, value: str, choices: Mapping[str, Choice], usual: str) -> C
 
 def read_arguments(invocation: Invocation, *known: str) -> dict[str, str]:
     """CNI_ARGS. Raises CniError for keys that are not known, unless IgnoreUnknown=1 is among them."""
-    found: dict[str, str] = {}
-    for part in filter(None, invocation.args.split(";")):
-        key, separator, value = part.partition("=")
-        if not separator or "=" in value:
-            raise refused(f"CNI_ARGS: invalid pair {part!r}; write KEY=VALUE;KEY=VALUE")
-        found[key] = value
-    ignore = found.get("IgnoreUnknown", "0").lower()
-    if ignore not in ("0", "1", "true", "false"):
-        raise refused(f"CNI_ARGS: IgnoreUnknown={ignore} is neither true nor false")
-    unknown = sorted(set(found) - set(known) - {"IgnoreUnknown"})
-    if unknown and ignore in ("0", "false"):
-        raise refused(f"CNI_ARGS: unknown args {', '.join(unknown)}; leave them out or add IgnoreUnknown=1")
-    return found
+    try:
+        return invocation.known_arguments(*known)
+    except CniError as error:
+        raise refused(error.message) from None
 
 
 @functools.cache

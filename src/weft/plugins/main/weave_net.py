@@ -165,7 +165,7 @@ class WeaveNet(Generic[Reserved]):
         """Make the pair, put the host end on the bridge, address the pod's end, tell the neighbours."""
         book, call = self._book, request.invocation
         settings = parse_settings(request.configuration.raw, book.bridge)
-        namespace = _required_namespace(request, self._own_namespace)
+        namespace = _required_namespace(request)
         if book.find(call.container_id, call.ifname):
             raise CniError(
                 ErrorCode.INVALID_ENVIRONMENT,
@@ -295,7 +295,7 @@ class WeaveNet(Generic[Reserved]):
         """The pair is there, on the bridge, up, and the pod's end has the addresses of prevResult."""
         call, bridge = request.invocation, self._book.bridge
         parse_settings(request.configuration.raw, bridge)
-        namespace = _required_namespace(request, self._own_namespace)
+        namespace = _required_namespace(request)
         reservation = self._book.find(call.container_id, call.ifname)
         if reservation is None:
             raise CniError(
@@ -400,15 +400,13 @@ def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     return Assignment(given.ips, (*on_link, *made), told)
 
 
-def _required_namespace(request: PluginRequest, own: tuple[int, int]) -> NetworkNamespace:
-    """The sandbox's namespace. Raises CniError 4 where it is missing, or is the node's own."""
+def _required_namespace(request: PluginRequest) -> NetworkNamespace:
+    """The sandbox's namespace. Raises CniError 4 where it is missing."""
     netns = request.invocation.netns
     if request.namespace is None:
         raise CniError(
             ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r}: the namespace did not come with the call"
         )
-    if request.namespace.identity == own:
-        raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r} is the node's own namespace")
     return request.namespace
 
 
