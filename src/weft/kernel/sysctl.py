@@ -4,6 +4,7 @@ A key is a path in parts, ``("net", "ipv4", "conf", "eth0.100", "proxy_arp")``: 
 Source: https://docs.kernel.org/networking/ip-sysctl.html
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -28,8 +29,10 @@ def write(path: Sequence[str], value: int | str) -> None:
     So a value that someone set beforehand serves where /proc/sys is mounted read-only.
     """
     wanted = str(value)
-    if read(path).split() == wanted.split():
-        return
+    # Some can only be written, such as net/ipv4/route/flush.
+    with contextlib.suppress(PermissionError):
+        if read(path).split() == wanted.split():
+            return
     try:
         descriptor = os.open(_file(path), os.O_WRONLY | os.O_CLOEXEC)
         try:
