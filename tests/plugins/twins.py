@@ -294,13 +294,16 @@ def _look(namespace: str, commands: Mapping[str, str]) -> dict[str, Any]:
     return parts
 
 
+_COUNTER = re.compile(r"counter packets \d+ bytes \d+")
+
+
 def _split(text: str) -> list[str]:
     return text.split("@@")[1:]
 
 
 def _lines(text: str) -> list[str]:
     return [
-        re.sub(r"\[\d+:\d+\]", "[0:0]", line.rstrip())
+        _COUNTER.sub("counter", re.sub(r"\[\d+:\d+\]", "[0:0]", line.rstrip()))
         for line in text.splitlines()
         if line.strip() and not line.startswith("#")
     ]

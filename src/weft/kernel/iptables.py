@@ -2,7 +2,8 @@
 
 The programs themselves decide between their nftables and their legacy form, as the host is set up; what others
 see with ``iptables-save`` is what is here. One reading and one writing replace a program run per rule, which is
-what takes the time (iptables-save(8), iptables-restore(8)).
+what takes the time; ``attempt`` needs no reading where the tables are as one thinks (iptables-save(8),
+iptables-restore(8)).
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _LOCK_WAIT = "10"
 _TIMEOUT = 30.0
 #: Held between a reading and the writing that follows from it.
 _LOCK = Path("/run/weft-iptables.lock")
+#: Readings and writings until one meets the table as it was read.
+_ATTEMPTS = 3
 
 
 class IptablesError(Exception):
@@ -54,8 +57,25 @@ def available(version: int = 4) -> bool:
     return shutil.which(f"{_PROGRAMS[version]}-restore") is not None
 
 
+_usable: set[int] = set()
+
+
+def usable(version: int = 4) -> bool:
+    """Whether the programs for an IP version are installed and the kernel knows what they need.
+
+    The kernel is not asked again once it did.
+    """
+    if not available(version):
+        return False
+    if version not in _usable:
+        with contextlib.suppress(IptablesError):
+            read(version, "filter")
+            _usable.add(version)
+    return version in _usable
+
+
 @contextlib.contextmanager
-def transaction() -> Iterator[None]:
+def _transaction() -> Iterator[None]:
     """Keep other users of this module from writing between a reading and what follows from it."""
     descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -91,6 +111,46 @@ def apply(version: int, table: str, lines: Sequence[str]) -> None:
         return
     text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
     _run([f"{_PROGRAMS[version]}-restore", "--noflush", "-w", _LOCK_WAIT], text)
+
+
+def attempt(version: int, table: str, lines: Sequence[str]) -> bool:
+    """``apply``, for lines that presume what is there: ``-C``, ``-N``, ``-D`` fail where it is otherwise.
+
+    Whether they were applied; nothing of them was where they were not.
+    """
+    try:
+        apply(version, table, lines)
+    except IptablesError:
+        return False
+    return True
+
+
+def edit(version: int, table: str, change: Callable[[Table], Sequence[str]]) -> None:
+    """Read a table and apply the lines that follow from it; once more where it changed meanwhile.
+
+    ``change`` should make shared chains with ``-N``, so that one that came meanwhile is not emptied. Raises
+    IptablesError.
+    """
+    with _transaction():
+        found = read(version, table)
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                apply(version, table, change(found))
+                break
+            except IptablesError:
+                seen, found = found, read(version, table)
+                if found == seen or not left:
+                    raise
+
+
+def removal(table: Table, chains: Sequence[str]) -> list[str]:
+    """The lines that take chains away, and the rules that lead to them; none for chains that are not there."""
+    lines = []
+    for chain in chains:
+        lines += [f"-D {place} {rule}" for place, rule in table.references(chain)]
+        if chain in table.chains:
+            lines += [empty_chain(chain), f"-X {chain}"]
+    return lines
 
 
 def empty_chain(chain: str) -> str:

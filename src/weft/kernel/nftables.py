@@ -20,7 +20,8 @@ _LIBRARY = "libnftables.so.1"
 _LONGEST_ERROR = 200
 _ERROR = re.compile(r"^(?:[^\n:]*:(?P<number>\d+):\S*: )?Error: (?P<reason>.*)", re.MULTILINE)
 
-_RULE = re.compile(r"^\s*(?P<text>\S.*) # handle (?P<handle>\d+)$", re.MULTILINE)
+_LISTED = re.compile(r"^\s*(?P<text>\S.*) # handle (?P<handle>\d+)$", re.MULTILINE)
+_CHAIN = re.compile(r"chain (?P<name>\S+) \{")
 #: NFT_CTX_OUTPUT_HANDLE of libnftables(3).
 _SHOW_HANDLES = 1 << 3
 
@@ -62,14 +63,30 @@ class NftContext:
 
         Raises NftablesError.
         """
+        return next(iter(self._rules(f"chain {chain}").values()), {})
+
+    def chains(self, table: str) -> dict[str, dict[int, str]]:
+        """The chains of a table such as ``inet weft`` with their rules; none where there is no such table.
+
+        Raises NftablesError.
+        """
+        return self._rules(f"table {table}")
+
+    def _rules(self, what: str) -> dict[str, dict[int, str]]:
         try:
-            listed = self.list(f"chain {chain}", handles=True)
+            listed = self.list(what, handles=True)
         except NftablesError as error:
             if "No such file or directory" in str(error):
                 return {}
             raise
-        found = _RULE.finditer(listed)
-        return {int(rule["handle"]): rule["text"] for rule in found if not rule["text"].startswith("chain ")}
+        found: dict[str, dict[int, str]] = {}
+        rules: dict[int, str] = {}  # what stands before the first chain is no rule
+        for line in _LISTED.finditer(listed):
+            if chain := _CHAIN.fullmatch(line["text"]):
+                rules = found.setdefault(chain["name"], {})
+            else:
+                rules[int(line["handle"])] = line["text"]
+        return found
 
     def close(self) -> None:
         """Free the library's memory and socket. Closing twice is fine."""

@@ -7,33 +7,31 @@ plugins make them, so that either can take down what the other made.
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
 
 from weft.cni import Result
 from weft.kernel import iptables, nftables
 from weft.kernel.iptables import IptablesError, Table
 from weft.kernel.nftables import NftablesError
-from weft.plugins import names
+from weft.plugins import names, netfilter
 from weft.plugins.plugin import PluginRequest
-from weft.plugins.settings import invalid, refused
+from weft.plugins.settings import refused
 from weft.plugins.undo import Undo
 
 Interface = IPv4Interface | IPv6Interface
 
-BACKENDS = ("iptables", "nftables")
 NFT_TABLE = "cni_plugins_masquerade"
 _NFT_CHAIN = "masq_checks"
 _MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 #: Characters of a comment that nftables keeps.
 _LONGEST_COMMENT = 128
 _OUR_CHAIN = re.compile(r"CNI-[0-9a-f]{24}")
-_COMMENT = re.compile(r'--comment "name: \\"(?P<network>[^"\\]*)\\" id: \\"(?P<container>[^"\\]*)\\""')
 
 
 def check_backend(backend: str | None) -> None:
     """Raise CniError for a backend that there is not."""
-    if backend is not None and backend not in BACKENDS:
-        raise invalid("ipMasqBackend", backend, "give iptables or nftables, or leave it out")
+    netfilter.check_backend("ipMasqBackend", backend)
 
 
 def set_up(
@@ -43,10 +41,8 @@ def set_up(
 
     Raises CniError.
     """
-    if backend is None:
-        backend = "iptables" if iptables.available() else "nftables"
     try:
-        if backend == "iptables":
+        if netfilter.choose_backend(backend) == "iptables":
             _set_up_iptables(interfaces, network, container_id)
         else:
             _set_up_nftables(interfaces, network, ifname, container_id)
@@ -72,8 +68,7 @@ def tear_down(network: str, ifname: str, container_id: str, versions: Iterable[i
         if not iptables.available(version):
             continue
         try:
-            with iptables.transaction():
-                iptables.apply(version, "nat", removal(iptables.read(version, "nat"), [chain]))
+            iptables.edit(version, "nat", lambda table: iptables.removal(table, [chain]))
         except IptablesError as error:
             errors.append(str(error))
     with contextlib.suppress(NftablesError):
@@ -89,10 +84,7 @@ def collect_garbage(network: str, valid: frozenset[tuple[str, str]]) -> None:
     for version in (4, 6):
         if not iptables.available(version):
             continue
-        with iptables.transaction():
-            table = iptables.read(version, "nat")
-            stale = [chain for chain in table.chains if chain not in keep and _belongs_to(table, chain, network)]
-            iptables.apply(version, "nat", removal(table, stale))
+        iptables.edit(version, "nat", lambda table: iptables.removal(table, _stale(table, network, keep)))
     ours = names.hashed(16, "", network) + "-"
     with contextlib.suppress(NftablesError):
         _delete_rules(lambda text: f'comment "{ours}' in text and not any(item in text for item in hashes))
@@ -112,25 +104,13 @@ def additions(table: Table, interfaces: Sequence[Interface], chain: str, comment
     return lines
 
 
-def removal(table: Table, chains: Sequence[str]) -> list[str]:
-    """The lines that take chains away, and the rules that lead to them; none for chains that are not there."""
-    lines = []
-    for chain in chains:
-        references = table.references(chain)
-        lines += [f"-D {place} {rule}" for place, rule in references]
-        if chain in table.chains:
-            lines += [iptables.empty_chain(chain), f"-X {chain}"]
-    return lines
-
-
 def _set_up_iptables(interfaces: Sequence[Interface], network: str, container_id: str) -> None:
     chain, comment = names.chain(network, container_id), names.comment(network, container_id)
     for version in (4, 6):
         own = [item for item in interfaces if item.version == version]
         if own:
-            with iptables.transaction():
-                table = iptables.read(version, "nat")
-                iptables.apply(version, "nat", additions(table, own, chain, comment))
+            change = partial(additions, interfaces=own, chain=chain, comment=comment)
+            iptables.edit(version, "nat", change)
 
 
 def _set_up_nftables(interfaces: Sequence[Interface], network: str, ifname: str, container_id: str) -> None:
@@ -173,12 +153,15 @@ def _delete_rules(matches: Callable[[str], bool]) -> None:
             context.apply("\n".join(lines) + "\n")
 
 
-def _belongs_to(table: Table, chain: str, network: str) -> bool:
-    if not _OUR_CHAIN.fullmatch(chain):
-        return False
-    return any(
-        found["network"] == network for rule in table.rules(chain) for found in [_COMMENT.search(rule)] if found
-    )
+def _stale(table: Table, network: str, keep: set[str]) -> list[str]:
+    """The chains of a network's containers but those to keep."""
+    return [
+        chain
+        for chain, rules in table.chains.items()
+        if _OUR_CHAIN.fullmatch(chain)
+        and chain not in keep
+        and any((names.commented(rule) or ("",))[0] == network for rule in rules)
+    ]
 
 
 def _instance_hash(network: str, ifname: str, container_id: str) -> str:

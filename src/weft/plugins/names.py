@@ -1,9 +1,11 @@
 """Names that the reference plugins derive, by which they and ours find each other's rules and devices."""
 
 import hashlib
+import re
 import secrets
 
 _LONGEST_CHAIN = 28
+_COMMENT = re.compile(r'name: \\"(?P<network>[^"\\]*)\\" id: \\"(?P<container>[^"\\]*)\\"')
 
 
 def hashed(length: int, prefix: str, text: str) -> str:
@@ -19,6 +21,12 @@ def chain(network: str, container_id: str, prefix: str = "") -> str:
 def comment(network: str, container_id: str) -> str:
     """What rules of one container in one network carry."""
     return f'name: "{network}" id: "{container_id}"'
+
+
+def commented(rule: str) -> tuple[str, str] | None:
+    """Network and container of a rule as iptables-save writes it; None for a rule that is no container's."""
+    found = _COMMENT.search(rule)
+    return (found["network"], found["container"]) if found else None
 
 
 def host_interface() -> str:
