@@ -440,6 +440,21 @@ def kept_addresses(seen: dict[str, Any]) -> None:
         parts["sysctls"] = [line for line in parts["sysctls"] if "keep_addr_on_down" not in line]
 
 
+def as_iptables_shows_it(seen: dict[str, Any]) -> None:
+    """The tables of iptables are compared as iptables-save has them, and an empty one is as good as none.
+
+    nft shows their chains in the order in which they were made; the reference makes empty tables where it looks.
+    """
+    host = seen["host"]
+    listing = "\n".join(host.pop("nftables", []))
+    host["nftables"] = _lines(
+        re.sub(r"^table ip6? (nat|filter) \{.*?^\}", "", listing, flags=re.DOTALL | re.MULTILINE)
+    )
+    for name in ("iptables", "ip6tables"):
+        tables = "\n".join(host.pop(name, [])).split("COMMIT")
+        host[name] = [line for table in tables if "\n-A " in table or " - " in table for line in _lines(table)]
+
+
 ALWAYS: tuple[Difference, ...] = (queue_length, kept_addresses)
 
 

@@ -128,7 +128,7 @@ def container_rules(forwarding: Forwarding, address: IPInterface) -> list[str]:
             if version == 4 and not forwarding.masquerade_all:
                 rules.append(f"{match} -s 127.0.0.1 {mark}")
         rules.append(f"{match} -j DNAT --to-destination {item.target(address)}")
-    return rules
+    return list(dict.fromkeys(rules))  # a port may be mapped twice
 
 
 def quick_additions(forwarding: Forwarding, address: IPInterface) -> list[str]:
