@@ -9,6 +9,7 @@ iptables-restore(8)).
 import contextlib
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ _PROGRAMS = {4: "iptables", 6: "ip6tables"}
 #: Seconds to wait for another program that holds the legacy tables' lock, and for the program itself.
 _LOCK_WAIT = "10"
 _TIMEOUT = 30.0
+#: What the name of a chain may be; longer ones the kernel does not keep.
+CHAIN_NAME = re.compile(r"[^\s\-!\"'\\][^\s\"'\\]{0,27}")
 #: Held between a reading and the writing that follows from it.
 _LOCK = Path("/run/weft-iptables.lock")
 #: Readings and writings until one meets the table as it was read.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from weft.cni import CniError, ErrorCode, Result
-from weft.kernel import conntrack, links, routes, sysctl
+from weft.kernel import conntrack, iptables, links, routes, sysctl
 from weft.kernel.iptables import IptablesError
 from weft.kernel.netlink import NetlinkError, RouteSocket
 from weft.kernel.nftables import NftablesError
@@ -140,8 +140,8 @@ def parse(request: PluginRequest) -> tuple[Forwarding, str | None]:
     if not 0 <= bit <= 31:
         raise invalid("markMasqBit", bit, "give 0 to 31")
     chain = settings.external_set_mark_chain
-    if chain is not None and not portmap_iptables.CHAIN_NAME.fullmatch(chain):
-        raise invalid("externalSetMarkChain", chain, "give the name of a chain, of at most 28 characters")
+    if chain is not None and not iptables.CHAIN_NAME.fullmatch(chain):
+        raise invalid("externalSetMarkChain", chain, "give at most 28 characters, without spaces")
     conditions = {4: settings.conditions_v4, 6: settings.conditions_v6}
     _check_conditions(settings)
     forwarding = Forwarding(

@@ -17,8 +17,6 @@ from weft.kernel.iptables import IptablesError, Table
 from weft.plugins import names
 from weft.plugins.meta.port_mappings import Forwarding, IPInterface
 
-CHAIN_NAME = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:\-]{0,27}")
-
 _TABLE = "nat"
 _ALL = "CNI-HOSTPORT-DNAT"
 _SET_MARK = "CNI-HOSTPORT-SETMARK"
