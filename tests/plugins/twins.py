@@ -25,6 +25,8 @@ from weft.plugins import calls, registry
 #: Another folder serves to compare with another version of the reference.
 GO_FOLDER = Path(os.environ.get("WEFT_REFERENCE", "/usr/lib/cni"))
 CONTAINER = "5f3d0c9a7b1e4d2f"
+#: What the reference's executables get of the tests' own environment.
+_PASSED_ON = ("PATH", "DBUS_SYSTEM_BUS_ADDRESS")
 Configuration = dict[str, Any]
 #: Changes a snapshot of our host where we differ on purpose; its docstring says why.
 Difference = Callable[[dict[str, Any]], None]
@@ -87,7 +89,7 @@ class Host:
             capture_output=True,
             timeout=60,
             check=False,
-            env={**environment, "PATH": os.environ["PATH"]},
+            env=environment | {key: os.environ[key] for key in _PASSED_ON if key in os.environ},
         )
         return done.returncode, done.stdout
 

@@ -186,7 +186,12 @@ MAPPINGS = st.lists(
 def test_whatever_is_mapped(
     twins: Twins, mappings: list[dict[str, Any]], snat: bool, bit: int, words: list[str]
 ) -> None:
-    keys = {"snat": snat, "markMasqBit": bit, "conditionsV4": words, "runtimeConfig": {"portMappings": mappings}}
+    keys: dict[str, Any] = {
+        "snat": snat,
+        "markMasqBit": bit,
+        "conditionsV4": words,
+        "runtimeConfig": {"portMappings": mappings},
+    }
     for host in twins:
         assert call(host, "ADD", **keys).status == 0
     assert rules(twins.go) == rules(twins.weft)
@@ -331,7 +336,10 @@ def test_garbage_is_collected(twins: Twins) -> None:
     host = twins.weft
     for container, network in (("a", "net"), ("b", "net"), ("c", "other")):
         assert call(host, "ADD", container, network).status == 0
-    keys = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth0"}]}
+    keys: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "cni.dev/valid-attachments": [{"containerID": "b", "ifname": "eth0"}],
+    }
     assert call(host, "GC", **keys).status == 0
     left = "\n".join(rules(host))
     assert 'id: \\"a\\"' not in left and 'id: \\"b\\"' in left and 'id: \\"c\\"' in left
@@ -422,7 +430,11 @@ def listing(host: Host) -> list[str]:
 
 def test_nftables_as_the_references_sources_make_it(twins: Twins) -> None:
     host = twins.weft
-    keys = {"backend": "nftables", "conditionsV4": ["ip", "saddr", "192.0.2.0/24"], "runtimeConfig": ADDRESSES}
+    keys: dict[str, Any] = {
+        "backend": "nftables",
+        "conditionsV4": ["ip", "saddr", "192.0.2.0/24"],
+        "runtimeConfig": ADDRESSES,
+    }
     assert call(host, "ADD", **keys).status == 0
     assert listing(host) == LISTED.split("\n")[1:-1]
     assert call(host, "ADD", "other", **keys).status == 0
@@ -565,7 +577,7 @@ def test_a_client_that_sends_on_reaches_the_next_container(tmp_path: Path, backe
         ]
         with traffic.opened(client, "udp", socket.AF_INET) as sender:
             for pod in ("pod", "other"):
-                answers = []
+                answers: list[Answer] = []
                 for plugin in chain:
                     sent = {
                         **plugin,
