@@ -1,6 +1,5 @@
 """The Kubernetes store where it is more than a store: other people's objects, a server's ways to fail."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import certificate, tls_context
 from tests.store.engines import KubernetesEngine, kubeconfig, kubernetes
 from weft.lab.api import ApiServer
 from weft.lab.api.errors import ApiError
@@ -267,33 +267,9 @@ def test_long_lists_come_in_parts(engine: KubernetesEngine, store: Store, monkey
     assert len([url for _, url in engine.server.requests[before:] if "/leases" in url]) == 3
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that vouches for itself, with its key beside it."""
-    path = tmp_path / "server.crt"
-    subject = ["-subj", "/CN=lab", "-addext", "subjectAltName=IP:127.0.0.1"]
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        *kind,
-        *subject,
-        "-keyout",
-        str(path.with_suffix(".key")),
-        "-out",
-        str(path),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return path
-
-
-def test_tls_with_the_right_authority_and_with_a_wrong_one(tmp_path: Path, authority: Path) -> None:
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority, authority.with_suffix(".key"))
-    server = ApiServer(tls=context)
+def test_tls_with_the_right_authority_and_with_a_wrong_one(tmp_path: Path) -> None:
+    authority = certificate(tmp_path)
+    server = ApiServer(tls=tls_context(authority))
     server.start()
     try:
         path = tmp_path / "kubeconfig"
