@@ -363,7 +363,7 @@ def test_a_range_that_overlaps_the_underlay_is_refused_naming_both(tmp_path: Pat
         (("--node-address", "1.2.3.4"), "1.2.3.4"),
         (("--node-name", "Node_1"), "Node_1"),
         (("--ipalloc-init", "consensus=none"), "consensus=none"),
-        (("--store", "etcd://x"), "not there yet"),
+        (("--store", "redis://x"), "not known"),
         (("--http-address", "6784"), "--http-address"),
     ],
 )

@@ -37,7 +37,7 @@ def make(host: str) -> Dataplane:
     def build() -> Dataplane:
         underlay = find_underlay(None)
         node = Node("controlplane", underlay.address, IPv4Interface("10.244.0.1/16"), weave.mtu(underlay.mtu))
-        dataplane = Dataplane(weave.devices(node), UNIVERSE, underlay)
+        dataplane = Dataplane(weave.devices(node), [UNIVERSE], underlay)
         dataplane.ensure_devices()
         return dataplane
 

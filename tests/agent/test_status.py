@@ -41,11 +41,18 @@ REPORT = Report(
 class Served:
     def __init__(self, folder: Path) -> None:
         self.report = REPORT
+        self.removed: list[str] = []
         self.path = folder / "status.sock"
         self.path.write_text("left by an agent that is gone")
-        self.server = StatusServer(self.path, ("127.0.0.1", 0), lambda: self.report)
+        self.server = StatusServer(self.path, ("127.0.0.1", 0), lambda: self.report, self.remove)
         self.port = int(str(self.server._servers[1].server_address[1]))
         self.server.start()
+
+    def remove(self, name: str) -> str:
+        self.removed.append(name)
+        if name == "nobody":
+            raise ValueError("no peer 'nobody'")
+        return f"64 IPs taken over from {name}"
 
 
 @pytest.fixture
@@ -85,6 +92,17 @@ def test_the_same_on_tcp_as_weave_had_it(served: Served) -> None:
     assert answer.status == 404
     assert b"/status/ipam" in answer.read()
     connection.close()
+
+
+def test_a_peer_is_removed_on_the_unix_socket_only(served: Served) -> None:
+    assert fetch(served.path, "/peer/node01", method="DELETE") == (200, b"64 IPs taken over from node01\n")
+    assert fetch(served.path, "/peer/nobody", method="DELETE") == (400, b"no peer 'nobody'\n")
+    assert fetch(served.path, "/status", method="DELETE")[0] == 404
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=5)
+    connection.request("DELETE", "/peer/node01")
+    assert connection.getresponse().status == 403
+    connection.close()
+    assert served.removed == ["node01", "nobody"]
 
 
 def test_the_socket_is_roots_alone(served: Served) -> None:

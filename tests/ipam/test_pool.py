@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
+from weft.ipam.ranges import IPAddress, PodRange
 
-UNIVERSE = IPv4Network("10.9.0.0/28")
-BLOCKS = list(UNIVERSE.subnets(new_prefix=29))
+UNIVERSE = PodRange.of("10.9.0.0/28")
+BLOCKS = [IPv4Network("10.9.0.0/29"), IPv4Network("10.9.0.8/29")]
 
 
 def pool(*blocks: IPv4Network) -> Pool:
@@ -21,7 +22,7 @@ def pool(*blocks: IPv4Network) -> Pool:
 
 def test_only_the_ranges_own_network_and_broadcast_addresses_are_out() -> None:
     both = pool(*BLOCKS)
-    assert both.free == UNIVERSE.num_addresses - 2
+    assert both.free == UNIVERSE.network.num_addresses - 2
     assert both.take() == IPv4Address("10.9.0.1")
 
 
@@ -68,7 +69,7 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = pool()
-        self.held: list[IPv4Address] = []
+        self.held: list[IPAddress] = []
 
     @precondition(lambda self: self.pool.free)
     @rule()

@@ -1,13 +1,13 @@
 """Where nodes look first: Weave's places, and never a block that has an owner."""
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.ipam.ranges import block_prefix, overlapping, parse_range
+from weft.ipam.ranges import IPNetwork, PodRange, gaps, overlapping, parse_range, parse_ranges
 from weft.ipam.shares import (
     Consensus,
     RangeExhausted,
@@ -18,12 +18,20 @@ from weft.ipam.shares import (
     halves,
     middle_of_largest_gap,
     parse_init,
+    scattered_block,
 )
 
-universes = st.builds(
-    lambda prefix, base: IPv4Network((int(IPv4Address("10.0.0.0")) + base, prefix), strict=False),
-    st.integers(12, 28),
-    st.integers(0, 2**24 - 1),
+universes = st.one_of(
+    st.builds(
+        lambda prefix, base: PodRange.of(IPv4Network((int(IPv4Address("10.0.0.0")) + base, prefix), strict=False)),
+        st.integers(12, 28),
+        st.integers(0, 2**24 - 1),
+    ),
+    st.builds(
+        lambda prefix, base: PodRange.of(IPv6Network((int(IPv6Address("fd00::")) + base, prefix), strict=False)),
+        st.integers(40, 124),
+        st.integers(0, 2**80 - 1),
+    ),
 )
 
 
@@ -36,41 +44,42 @@ universes = st.builds(
     ],
 )
 def test_later_nodes_start_where_weaves_first_peer_would_have_donated(universe: str, places: list[str]) -> None:
-    found = islice(donations(IPv4Network(universe)), len(places))
+    found = islice(donations(PodRange.of(universe)), len(places))
     assert [str(place) for place in found] == places
 
 
 def test_three_that_start_together_halve_the_range() -> None:
-    shares = halves(IPv4Network("10.244.0.0/16"), 3)
+    shares = halves(PodRange.of("10.244.0.0/16"), 3)
     assert [str(share) for share in shares] == ["10.244.0.0/17", "10.244.128.0/18", "10.244.192.0/18"]
 
 
 @given(universes, st.integers(1, 70))
-def test_halves_cover_the_range_without_overlap(universe: IPv4Network, nodes: int) -> None:
+def test_halves_cover_the_range_without_overlap(universe: PodRange, nodes: int) -> None:
     shares = halves(universe, nodes)
-    assert sum(share.num_addresses for share in shares) == universe.num_addresses
-    assert all(a.broadcast_address < b.network_address for a, b in pairwise(shares))
+    assert sum(share.num_addresses for share in shares) == universe.network.num_addresses
+    assert all(int(a.broadcast_address) < int(b.network_address) for a, b in pairwise(shares))
 
 
 @given(universes)
-def test_donations_are_aligned_distinct_blocks_inside_the_range(universe: IPv4Network) -> None:
-    places = list(donations(universe))
-    blocks = {IPv4Network((place, block_prefix(universe))) for place in places}
+def test_donations_are_aligned_distinct_blocks_inside_the_range(universe: PodRange) -> None:
+    places = list(islice(donations(universe), 100))
+    blocks = {universe.block_at(place) for place in places}
     assert len(blocks) == len(places)
-    assert all(block.subnet_of(universe) for block in blocks)
+    assert all(universe.holds(block) for block in blocks)
+    assert {block.network_address for block in blocks} == set(places)
 
 
 @given(universes, st.sampled_from([None, Consensus(3), Seed(("a", "b"))]), st.data())
 def test_every_block_is_found_once_until_the_range_is_exhausted(
-    universe: IPv4Network, init: Consensus | Seed | None, data: st.DataObject
+    universe: PodRange, init: Consensus | Seed | None, data: st.DataObject
 ) -> None:
-    total = 2 ** (block_prefix(universe) - universe.prefixlen)
+    total = universe.block_count
     joins = min(total, 40)
-    claimed: set[IPv4Network] = set()
+    claimed: set[IPNetwork] = set()
     for index in range(joins):
         block = first_block(universe, claimed, init, data.draw(st.sampled_from(["a", "b", f"n{index}"])))
         assert block not in claimed
-        assert block.subnet_of(universe)
+        assert universe.holds(block)
         claimed.add(block)
     if total <= 40:
         with pytest.raises(RangeExhausted, match=str(universe)):
@@ -78,15 +87,15 @@ def test_every_block_is_found_once_until_the_range_is_exhausted(
 
 
 def test_a_node_grows_into_the_block_behind_its_newest() -> None:
-    universe = IPv4Network("10.244.0.0/16")
-    own = [IPv4Network("10.244.0.0/24")]
-    assert further_block(universe, set(own), own) == IPv4Network("10.244.1.0/24")
-    taken = {*own, IPv4Network("10.244.1.0/24")}
+    universe = PodRange.of("10.244.0.0/16")
+    own = [IPv4Network("10.244.0.0/26")]
+    assert further_block(universe, set(own), own) == IPv4Network("10.244.0.64/26")
+    taken = {*own, IPv4Network("10.244.0.64/26")}
     assert further_block(universe, taken, own) == middle_of_largest_gap(universe, taken)
 
 
 def test_the_middle_of_the_largest_gap() -> None:
-    universe = IPv4Network("10.244.0.0/20")  # 64 blocks of /26
+    universe = PodRange.of("10.244.0.0/20")  # 64 blocks of /26
     claimed = {IPv4Network("10.244.0.0/26"), IPv4Network("10.244.12.0/26")}
     assert middle_of_largest_gap(universe, claimed) == IPv4Network("10.244.6.0/26")
 
@@ -118,7 +127,9 @@ def test_bad_init_is_named(text: str) -> None:
         ("10.32.0.0", "CIDR"),
         ("10.32.0.1/12", "did you mean 10.32.0.0/12"),
         ("10.32.0.0/33", "10.32.0.0/33"),
-        ("fd00::/64", "IPv6"),
+        ("fd00::1/64", "did you mean fd00::/64"),
+        ("fd00::/125", "too small"),
+        ("fe80::/16", "reserved"),
         ("10.0.0.0/29", "too small"),
         ("0.0.0.0/0", "larger"),
         ("224.0.0.0/8", "reserved"),
@@ -137,10 +148,66 @@ def test_any_text_is_a_range_or_a_value_error(text: str) -> None:
         network = parse_range(text)
     except ValueError:
         return
-    assert str(network.network_address) == text.partition("/")[0]
+    assert network.network_address == ip_address(text.partition("/")[0])
 
 
 def test_overlap_names_the_route_and_ignores_the_default_route() -> None:
     routes = [IPv4Network("0.0.0.0/0"), IPv4Network("192.168.1.0/24"), IPv4Network("10.32.201.0/24")]
     assert overlapping(IPv4Network("10.32.0.0/12"), routes) == IPv4Network("10.32.201.0/24")
     assert overlapping(IPv4Network("10.244.0.0/16"), routes) is None
+
+
+def test_ranges_are_sorted_by_family_with_their_own_settings() -> None:
+    first, second = parse_ranges(
+        "fd00:10:32::/48,10.32.0.0/12", "122,24", "10.32.0.10,fd00:10:32::5-fd00:10:32::7"
+    )
+    assert (str(first), first.block_prefix, [str(part) for part in first.excluded]) == (
+        "10.32.0.0/12", 24, ["10.32.0.10/32"],
+    )  # fmt: skip
+    assert (str(second), second.block_prefix) == ("fd00:10:32::/48", 122)
+    assert not second.usable(IPv6Address("fd00:10:32::6"))
+    assert second.usable(IPv6Address("fd00:10:32::8"))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "sizes", "excluded", "said"),
+    [
+        ("10.32.0.0/12,10.0.0.0/16", "", "", "one IPv4 and one IPv6"),
+        ("fd00::/48", "", "", "one IPv4 range, or"),
+        ("10.32.0.0/12", "30", "", "'30': give a prefix length of 20 to 29 for 10.32.0.0/12"),
+        ("10.32.0.0/24", "24", "", "'24': give a prefix length of 25 to 29"),
+        ("10.32.0.0/12", "big", "", "'big'"),
+        ("10.32.0.0/12", "", "10.64.0.1", "10.64.0.1.*not inside"),
+        ("10.32.0.0/12", "", "10.32.0.9-10.32.0.1", "10.32.0.9-10.32.0.1"),
+        ("10.32.0.0/12", "", "all", "'all'"),
+    ],
+)
+def test_bad_settings_of_ranges_are_refused_by_name(ranges: str, sizes: str, excluded: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_ranges(ranges, sizes, excluded)
+
+
+def test_a_block_that_is_excluded_as_a_whole_is_never_chosen() -> None:
+    (pods,) = parse_ranges("10.9.0.0/26", "28", "10.9.0.0/28,10.9.0.32/27")
+    assert gaps(pods, ()) == [(1, 1)]
+    block = first_block(pods, (), None, "a")
+    assert block == IPv4Network("10.9.0.16/28")
+    with pytest.raises(RangeExhausted):
+        scattered_block(pods, {block}, "a", 4)
+
+
+@given(universes, st.data())
+def test_nodes_that_lost_a_race_look_at_free_blocks_of_their_own(universe: PodRange, data: st.DataObject) -> None:
+    total = min(universe.block_count, 1000)
+    claimed = {universe.block(index) for index in data.draw(st.sets(st.integers(0, total - 1), max_size=20))}
+    if len(claimed) < universe.block_count:
+        block = scattered_block(universe, claimed, "a", 4)
+        assert universe.holds(block)
+        assert block not in claimed
+        assert block == scattered_block(universe, claimed, "a", 4)
+
+
+def test_five_thousand_nodes_with_110_pods_and_a_spare_block_fit_into_the_default_range() -> None:
+    pods = PodRange.of("10.32.0.0/12")
+    blocks_of_a_node = -(-(110 + 1) // pods.block_size) + 1
+    assert 5000 * blocks_of_a_node <= pods.block_count

@@ -3,13 +3,18 @@
 import logging
 import threading
 import time
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
-from weft.agent.cluster import Cluster
-from weft.agent.journal import Journal
+from weft.agent.claims import claim_block
+from weft.agent.cluster import Cluster, NodeRecord, View
+from weft.agent.journal import Attachment, Journal
+from weft.agent.live_view import LiveView
 from weft.ipam import shares
+from weft.ipam.ownership import holdings
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
-from weft.ipam.ranges import block_at
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 from weft.store import StoreError
 
 _log = logging.getLogger(__name__)
@@ -24,91 +29,179 @@ class AddressesExhausted(Exception):
     """The node has no free address and cannot get another block now."""
 
 
-class Addresses:
-    """Takes addresses for pods and keeps one empty block ahead of them. Safe for several threads."""
+class AddressRefused(Exception):
+    """The address that was asked for cannot be had; the message says why."""
 
-    def __init__(
-        self, cluster: Cluster, journal: Journal, universe: IPv4Network, node: str, init: shares.Init
-    ) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Of one range, on this node: addresses with a holder (the bridge's included) and free, and whole blocks."""
+
+    pods: PodRange
+    blocks: tuple[IPNetwork, ...]
+    in_use: int
+    free: int
+    spare: int
+
+
+class Addresses:
+    """Takes addresses for pods and keeps one empty block per range ahead of them. Safe for several threads."""
+
+    def __init__(self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init) -> None:
         self._cluster = cluster
         self._journal = journal
-        self._universe = universe
+        self._live = live
         self._node = node
         self._init = init
         self._lock = threading.Lock()
-        self._pool = Pool(universe)
+        self._claiming = threading.Lock()
         self._wake = threading.Event()
-        self._surplus_since: float | None = None
+        self._pools: dict[int, Pool] = {}
+        self._claimed_at: dict[IPNetwork, int] = {}
+        self._surplus_since: dict[int, float] = {}
+        self._gateways: dict[int, IPAddress] = {}
+        self._displaced: dict[int, str] = {}
+        self._suspended = ""
 
-    def start(self) -> IPv4Interface:
-        """Take up this node's blocks, claiming the first where there is none; the bridge's address.
+    def join(self, ranges: Sequence[PodRange], view: View, *, affirm: bool) -> None:
+        """Take up this node's blocks as the cluster has them, claiming the first where there is none.
 
-        Raises ClusterError, StoreError, or RangeExhausted where no block is left for this node.
+        ``affirm``: this node had no record, so others may be about to give its blocks back; each is changed
+        first.
+
+        What it remembers and nobody owns (it was removed from the cluster) is claimed again where pods are in it;
+        pods whose block is another node's are displaced. Raises ClusterError, StoreError, or RangeExhausted where
+        no block is left for this node.
         """
-        own = self._cluster.view().blocks_of(self._node) or [self._claim([])]
-        released = self._journal.released()
+        remembered = self._remembered(ranges)
+        found = holdings(self._node, list(remembered), view.owners)
+        claimed_at = {block: view.claimed_at[block] for block in view.blocks_of(self._node)}
+        if affirm:
+            claimed_at = self._affirmed(claimed_at)
+        for block, owner in found.lost.items():
+            _log.warning("block %s belongs to %s now: this node was removed from the cluster", block, owner)
+            self._journal.drop_block(block)
+        for block in sorted(found.vacant, key=lambda block: (block.version, int(block.network_address))):
+            revision = self._cluster.claim(block, self._node) if remembered[block] else None
+            if revision is None:
+                self._journal.drop_block(block)
+            else:
+                _log.warning("block %s had no owner any more and is claimed again", block)
+                claimed_at[block] = revision
+        for pods in ranges:
+            if not any(pods.holds(block) for block in claimed_at):
+                block, revision = self._claim(pods, [], view.owners)
+                claimed_at[block] = revision
+        own = [block for block in claimed_at if any(pods.holds(block) for pods in ranges)]
         for block in own:
-            self._pool.add_block(block, released)
-        gateway = self._gateway(own)
-        self._pool.hold(gateway)
-        self._journal.set_fact("gateway", str(gateway))
-        for attachment in self._journal.attachments():
-            if attachment.address is None:
-                continue
-            try:
-                self._pool.hold(attachment.address)
-            except (KeyError, AddressInUse):
-                _log.error(
-                    "%s of %s is outside of this node's blocks", attachment.address, attachment.container_id
-                )
-        return IPv4Interface((gateway, self._universe.prefixlen))
+            self._journal.add_block(block)
+        self._fill(ranges, own, view.nodes.get(self._node), view.owners)
+        self._claimed_at = claimed_at
 
-    def take(self) -> IPv4Address:
-        """An address for a pod. Raises AddressesExhausted, naming what is missing."""
+    def resume(self, ranges: Sequence[PodRange]) -> bool:
+        """Take up this node's blocks as the journal has them, while the store is away; False where it has none."""
+        own = [block for block in self._journal.blocks() if any(pods.holds(block) for pods in ranges)]
+        if not all(any(pods.holds(block) for block in own) for pods in ranges):
+            return False
+        self._fill(ranges, own, None, {})
+        self._claimed_at = dict.fromkeys(own, 0)
+        return True
+
+    @property
+    def gateway(self) -> IPv4Interface:
+        """The bridge's address, with the range's prefix."""
+        return IPv4Interface((int(self._gateways[4]), self._pools[4].pods.network.prefixlen))
+
+    @property
+    def gateway6(self) -> IPv6Interface | None:
+        """The bridge's IPv6 address, where there is a range."""
+        if 6 not in self._gateways:
+            return None
+        return IPv6Interface((int(self._gateways[6]), self._pools[6].pods.network.prefixlen))
+
+    @property
+    def ranges(self) -> tuple[PodRange, ...]:
+        """The ranges that pods get an address of each from."""
+        return tuple(pool.pods for pool in self._pools.values())
+
+    def displaced(self, attachment: Attachment) -> str:
+        """Why a pod of the journal cannot keep its address; empty where it can."""
+        return self._displaced.get(attachment.id, "")
+
+    def take(self, wanted: Iterable[IPAddress] = ()) -> tuple[IPAddress, ...]:
+        """An address of each range for a pod; ``wanted`` ones, at most one of each, in place of the next ones.
+
+        Raises AddressesExhausted, naming what is missing, or AddressRefused.
+        """
+        named = self._sorted_out(wanted)
+        if self._suspended:
+            raise AddressesExhausted(self._suspended)
+        taken: list[IPAddress] = []
         try:
-            with self._lock:
-                address = self._pool.take()
-                spare = bool(self._pool.empty_blocks)
-        except PoolExhausted as exhausted:
-            try:
-                self._add_block()
-                with self._lock:
-                    return self._pool.take()
-            except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
-                raise AddressesExhausted(f"{exhausted}, and no further block can be had: {error}") from error
-        if not spare:
-            self._wake.set()
-        return address
+            for version, pool in self._pools.items():
+                taken.append(self._take_named(pool, named[version]) if version in named else self._take(pool))
+        except BaseException:
+            self.release(taken)
+            raise
+        return tuple(taken)
 
-    def hold(self, address: IPv4Address) -> bool:
+    def hold(self, address: IPAddress) -> bool:
         """Mark an address as held that was found in use; False where it is not this node's, or held already."""
+        pool = self._pools.get(address.version)
         with self._lock:
             try:
-                self._pool.hold(address)
+                if pool is None:
+                    return False
+                pool.hold(address)
             except (KeyError, AddressInUse):
                 return False
         return True
 
-    def release(self, address: IPv4Address) -> None:
-        """The address is free: nothing in the kernel has it any more."""
+    def release(self, addresses: Iterable[IPAddress]) -> None:
+        """The addresses are free: nothing in the kernel has them any more."""
         with self._lock:
-            self._pool.release(address)
+            for address in addresses:
+                if pool := self._pools.get(address.version):
+                    pool.release(address)
 
-    def counts(self) -> tuple[int, int]:
-        """How many addresses are in use, the bridge's included, and how many free."""
+    def counts(self) -> list[Count]:
+        """What is in use and what is free, per range."""
         with self._lock:
-            return self._pool.in_use, self._pool.free
+            return [
+                Count(pool.pods, tuple(pool.blocks), pool.in_use, pool.free, len(pool.empty_blocks))
+                for pool in self._pools.values()
+            ]
 
-    def blocks(self) -> list[IPv4Network]:
-        """This node's blocks in the order in which they came."""
+    def blocks(self) -> dict[IPNetwork, int]:
+        """This node's blocks, and the revision at which each was claimed, 0 where that is not known."""
         with self._lock:
-            return self._pool.blocks
+            return {
+                block: self._claimed_at.get(block, 0) for pool in self._pools.values() for block in pool.blocks
+            }
 
-    def care(self, stopping: threading.Event) -> None:
-        """Keep one empty block ahead and give back what is beyond it, until told to stop."""
+    def note_claim(self, block: IPNetwork, revision: int) -> None:
+        """The store says that the block is this node's as of the revision: take it in where it is new."""
+        pool = self._pools.get(block.version)
+        if pool is None or not pool.pods.holds(block):
+            return
+        self._journal.add_block(block)
+        with self._lock:
+            self._claimed_at[block] = revision
+            pool.add_block(block, self._journal.released())
+
+    def suspend(self, reason: str) -> None:
+        """Give out nothing for this reason; an empty one ends that."""
+        self._suspended = reason
+
+    def care(self, stopping: threading.Event, check: Callable[[], None]) -> None:
+        """Keep one empty block ahead and give back what is beyond it, until told to stop.
+
+        ``check`` is called first, each time: whether what this node holds is still its own.
+        """
         while not stopping.is_set():
             try:
-                self._keep_one_spare()
+                check()
+                self.keep_one_spare()
             except (StoreError, shares.RangeExhausted) as error:
                 _log.warning("no spare block: %s", error)
             self._wake.wait(CARE_INTERVAL)
@@ -118,56 +211,181 @@ class Addresses:
         """Let ``care`` look at once."""
         self._wake.set()
 
-    def _keep_one_spare(self) -> None:
-        with self._lock:
-            empty = self._pool.empty_blocks
-        if not empty:
-            self._add_block()
-        if len(empty) < 2:
-            self._surplus_since = None
-        elif self._surplus_since is None:
-            self._surplus_since = time.monotonic()
-        elif time.monotonic() - self._surplus_since > SURPLUS_SECONDS:
-            for block in empty[1:]:
-                self._give_back(block)
-            self._surplus_since = None
+    def keep_one_spare(self) -> None:
+        """Claim a spare block per range where there is none; give back what was too much for a while."""
+        if self._suspended:
+            return
+        for version, pool in self._pools.items():
+            with self._lock:
+                empty = pool.empty_blocks
+            if not empty:
+                self._add_block(pool)
+            if len(empty) < 2:
+                self._surplus_since.pop(version, None)
+            elif version not in self._surplus_since:
+                self._surplus_since[version] = time.monotonic()
+            elif time.monotonic() - self._surplus_since[version] > SURPLUS_SECONDS:
+                for block in empty[1:]:
+                    self._give_back(pool, block)
+                self._surplus_since.pop(version)
 
-    def _add_block(self) -> None:
-        block = self._claim(self.blocks())
-        with self._lock:
-            self._pool.add_block(block, self._journal.released())
-
-    def _claim(self, own: list[IPv4Network]) -> IPv4Network:
-        while True:
-            claimed = self._cluster.view().owners
-            block = (
-                shares.further_block(self._universe, claimed, own)
-                if own
-                else shares.first_block(self._universe, claimed, self._init, self._node)
-            )
-            if self._cluster.claim(block, self._node):
-                _log.info("block %s claimed", block)
-                return block
-
-    def _give_back(self, block: IPv4Network) -> None:
+    def _take(self, pool: Pool) -> IPAddress:
         with self._lock:
             try:
-                self._pool.remove_block(block)
+                address = pool.take()
+            except PoolExhausted:
+                address = None
+            spare = bool(pool.empty_blocks)
+        if address is None:
+            return self._take_of_further_block(pool)
+        if not spare:
+            self._wake.set()
+        return address
+
+    def _take_of_further_block(self, pool: Pool) -> IPAddress:
+        # One thread claims; those that waited for it find what it got.
+        with self._claiming:
+            with self._lock:
+                if pool.free:
+                    return pool.take()
+                missing = f"all {pool.in_use} addresses of this node's {len(pool.blocks)} blocks are in use"
+            try:
+                self._add_block(pool)
+                with self._lock:
+                    return pool.take()
+            except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
+                raise AddressesExhausted(f"{missing}, and no further block can be had: {error}") from error
+
+    def _take_named(self, pool: Pool, address: IPAddress) -> IPAddress:
+        if address not in pool.pods.network:
+            raise AddressRefused(f"address {address} is not in the range {pool.pods}")
+        if not pool.pods.usable(address):
+            raise AddressRefused(f"address {address} is given to no pod: it is excluded, or an end of {pool.pods}")
+        try:
+            with self._lock:
+                pool.hold(address)
+        except AddressInUse:
+            raise AddressRefused(f"address {address} is taken: it belongs to {self._holder(address)}") from None
+        except KeyError:
+            owner = self._live.owners().get(pool.pods.block_at(address))
+            whose = f"block of {owner}" if owner else "block that no node owns"
+            listed = ", ".join(map(str, pool.blocks))
+            raise AddressRefused(
+                f"address {address} is in a {whose}, not of this node: ask for one of {listed}, "
+                "or run the pod there"
+            ) from None
+        return address
+
+    def _holder(self, address: IPAddress) -> str:
+        if address in self._gateways.values():
+            return "this node's bridge"
+        for attachment in self._journal.attachments():
+            if address in attachment.addresses:
+                return f"container {attachment.container_id}"
+        return "another pod"
+
+    def _sorted_out(self, wanted: Iterable[IPAddress]) -> dict[int, IPAddress]:
+        named: dict[int, IPAddress] = {}
+        for address in wanted:
+            if address.version in named:
+                raise AddressRefused(
+                    f"addresses {named[address.version]} and {address}: a pod has one of each family"
+                )
+            if address.version not in self._pools:
+                raise AddressRefused(f"address {address}: this cluster has no range of IPv{address.version}")
+            named[address.version] = address
+        return named
+
+    def _remembered(self, ranges: Sequence[PodRange]) -> dict[IPNetwork, bool]:
+        """Blocks that this node had by its journal, and whether somebody is in each."""
+        remembered = {
+            block: False for block in self._journal.blocks() if any(pods.holds(block) for pods in ranges)
+        }
+        held = [address for attachment in self._journal.attachments() for address in attachment.addresses]
+        for pods in ranges:
+            remembered |= {pods.block_at(address): True for address in held if address in pods.network}
+        return remembered
+
+    def _affirmed(self, claimed_at: dict[IPNetwork, int]) -> dict[IPNetwork, int]:
+        """The claims that could be changed, or made anew: they stay, whatever others are about to do."""
+        affirmed = {}
+        for block, seen_at in claimed_at.items():
+            revision = self._cluster.affirm(block, self._node, seen_at) or self._cluster.claim(block, self._node)
+            if revision is not None:
+                affirmed[block] = revision
+            else:
+                _log.warning("block %s was given back for this node and is another's now", block)
+                self._journal.drop_block(block)
+        return affirmed
+
+    def _fill(
+        self,
+        ranges: Sequence[PodRange],
+        own: Sequence[IPNetwork],
+        record: NodeRecord | None,
+        owners: Mapping[IPNetwork, str],
+    ) -> None:
+        """Make the pools, and hold in them what the journal says."""
+        released = self._journal.released()
+        pools = {}
+        for pods in ranges:
+            pool = pools[pods.version] = Pool(pods)
+            for block in own:
+                if pods.holds(block):
+                    pool.add_block(block, released)
+        displaced: dict[int, str] = {}
+        for attachment in self._journal.attachments():
+            for address in attachment.addresses:
+                own_pool = pools.get(address.version)
+                if own_pool is None or address not in own_pool.pods.network:
+                    _log.error("%s of %s is in no range of the cluster", address, attachment.container_id)
+                    continue
+                try:
+                    own_pool.hold(address)
+                except (KeyError, AddressInUse):
+                    owner = owners.get(own_pool.pods.block_at(address), "nobody")
+                    displaced[attachment.id] = f"{address} is in a block of {owner} now"
+        for pool in pools.values():
+            self._gateways[pool.pods.version] = self._choose_gateway(pool, record)
+        self._pools, self._displaced = pools, displaced
+
+    def _choose_gateway(self, pool: Pool, record: NodeRecord | None) -> IPAddress:
+        """The bridge's address: the one it had, else the first of the node's first block that no pod has."""
+        fact = "gateway" if pool.pods.version == 4 else "gateway6"
+        known = self._journal.fact(fact)
+        told = None if record is None else record.gateway if pool.pods.version == 4 else record.gateway6
+        candidates: list[IPAddress] = [ip_interface(known).ip] if known else [told] if told else []
+        for block in pool.blocks:
+            candidates += [address for address in block if pool.pods.usable(address)]
+        for address in candidates:
+            try:
+                pool.hold(address)
+            except (KeyError, AddressInUse):
+                continue
+            self._journal.set_fact(fact, str(address))
+            return address
+        raise PoolExhausted(f"no address of {pool.pods} is left for this node's bridge")
+
+    def _add_block(self, pool: Pool) -> None:
+        with self._lock:
+            own = pool.blocks
+        block, revision = self._claim(pool.pods, own, self._live.owners())
+        self.note_claim(block, revision)
+
+    def _claim(
+        self, pods: PodRange, own: Sequence[IPNetwork], owners: Iterable[IPNetwork]
+    ) -> tuple[IPNetwork, int]:
+        claimed = {block for block in (*owners, *own) if pods.holds(block)}
+        return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
+
+    def _give_back(self, pool: Pool, block: IPNetwork) -> None:
+        with self._lock:
+            try:
+                pool.remove_block(block)
             except AddressInUse:
                 return
+            self._claimed_at.pop(block, None)
         # From here a crash leaves the block with us in the store: the next start takes it up again.
-        self._journal.forget_released(address for address in self._journal.released() if address in block)
+        self._journal.drop_block(block)
         self._cluster.give_back(block, self._node)
         _log.info("block %s given back", block)
-
-    def _gateway(self, own: list[IPv4Network]) -> IPv4Address:
-        known = self._journal.fact("gateway")
-        if known is None:
-            record = self._cluster.view().nodes.get(self._node)
-            known = str(record.gateway) if record else None
-        if known is not None:
-            gateway = IPv4Address(known)
-            if gateway in self._universe and block_at(self._universe, gateway) in own:
-                return gateway
-        first = own[0].network_address
-        return first + 1 if first == self._universe.network_address else first

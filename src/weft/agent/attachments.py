@@ -3,14 +3,15 @@
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, IPv4Interface
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 
-from weft.agent.addresses import Addresses, AddressesExhausted
+from weft.agent.addresses import Addresses, AddressesExhausted, AddressRefused
 from weft.agent.dataplane import Bridge, Dataplane
 from weft.agent.journal import Attachment, Journal, JournalError, State
 from weft.agent.reaper import RETIRED_GROUP, Reaper, delete_retired
 from weft.cni import CniError, ErrorCode
+from weft.ipam.ranges import IPAddress
 from weft.kernel import addresses, announce, links
 from weft.kernel.links import Link
 from weft.kernel.netlink import RouteSocket
@@ -56,27 +57,35 @@ class Attachments:
         return self._journal.find(container_id, ifname, _ADOPTED + host_interface_name(container_id, ifname))
 
     def reserve(
-        self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool
+        self,
+        container_id: str,
+        ifname: str,
+        network: str,
+        host_interface: str,
+        *,
+        own_address: bool,
+        wanted: Sequence[IPAddress] = (),
     ) -> Attachment:
-        address: IPv4Address | None = None
+        taken: tuple[IPAddress, ...] = ()
         try:
             if own_address:
-                address = self._take()
-            return self._journal.reserve(container_id, ifname, network, host_interface, address)
+                taken = self._take(wanted)
+            return self._journal.reserve(container_id, ifname, network, host_interface, *by_family(taken))
         except AddressesExhausted as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
+        except AddressRefused as error:
+            raise CniError(ErrorCode.INVALID_CONFIG, str(error)) from error
         except JournalError as error:
-            if address is not None:
-                self._addresses.release(address)
+            self._addresses.release(taken)
             raise CniError(ErrorCode.IO_FAILURE, str(error)) from error
 
-    def _take(self) -> IPv4Address:
+    def _take(self, wanted: Sequence[IPAddress]) -> tuple[IPAddress, ...]:
         try:
-            return self._addresses.take()
-        except AddressesExhausted:
+            return self._addresses.take(wanted)
+        except (AddressesExhausted, AddressRefused):
             # Addresses of pods that are gone come back as soon as their interfaces are deleted.
             self._reaper.drain(DRAIN_TIMEOUT)
-            return self._addresses.take()
+            return self._addresses.take(wanted)
 
     def confirm(self, reservation: Attachment) -> None:
         self._journal.set_state(reservation, State.ATTACHED)
@@ -99,18 +108,20 @@ class Attachments:
                 self.retire(attachment)
 
     def ensure_ready(self) -> None:
-        in_use, free = self._addresses.counts()
-        if free == 0:
-            raise CniError(
-                ErrorCode.NOT_AVAILABLE, f"all {in_use} addresses of this node's blocks are in use, none is free"
-            )
+        for count in self._addresses.counts():
+            if count.free == 0:
+                raise CniError(
+                    ErrorCode.NOT_AVAILABLE,
+                    f"all {count.in_use} addresses of this node's blocks are in use, none is free",
+                )
 
     def reconcile(self) -> None:
         """Bring journal and kernel together after a start: what one of them has and the other lacks.
 
         Half-made interfaces and unfinished deletions go; an attachment whose interface is gone (the pod's
         namespace went with it) gives its address back; an interface that fell off the bridge is put back; one
-        that the journal does not know is adopted with its address, so that nobody else gets it.
+        that the journal does not know is adopted with its address, so that nobody else gets it. A pod whose
+        address belongs to another node by now is cut off.
         """
         with RouteSocket() as host:
             present = {link.name: link for link in links.dump_links(host) if link.name.startswith(HOST_PREFIX)}
@@ -118,7 +129,10 @@ class Attachments:
             for attachment in self._journal.attachments():
                 link = present.get(attachment.host_interface)
                 in_group = link is not None and link.group == RETIRED_GROUP
-                if attachment.state is State.ATTACHED and link is not None and not in_group:
+                if why := self._addresses.displaced(attachment):
+                    _log.error("container %s is cut off: %s; delete its pod", attachment.container_id, why)
+                    gone.append(attachment)
+                elif attachment.state is State.ATTACHED and link is not None and not in_group:
                     kept.append(attachment)
                     if link.master != self.bridge.index or not link.up:
                         host.execute([links.set_link(index=link.index, master=self.bridge.index, up=True)])
@@ -136,24 +150,38 @@ class Attachments:
                 if link.name not in known and link.group != RETIRED_GROUP:
                     self._adopt(link, host)
             for attachment in gone:
-                if attachment.address is not None:
-                    self._addresses.release(attachment.address)
+                if not self._addresses.displaced(attachment):
+                    self._addresses.release(attachment.addresses)
         _log.info("%d attachments kept, %d leftovers removed", len(kept), len(gone))
 
     def _adopt(self, link: Link, host: RouteSocket) -> None:
         """Write down what the journal has lost: the pod's address is read through the pair, without its ID."""
-        address = None
+        found: list[IPAddress] = []
         if link.peer_namespace_id is not None:
             for item in addresses.dump_addresses(
                 host, link.peer_index, target_namespace_id=link.peer_namespace_id
             ):
-                if isinstance(item.interface, IPv4Interface) and self._addresses.hold(item.interface.ip):
-                    address = item.interface.ip
+                if self._addresses.hold(item.interface.ip):
+                    found.append(item.interface.ip)
         container_id = _ADOPTED + link.name
-        adopted = self._journal.reserve(container_id, "", self._dataplane.bridge.name, link.name, address)
+        adopted = self._journal.reserve(
+            container_id, "", self._dataplane.bridge.name, link.name, *by_family(found)
+        )
         self._journal.set_state(adopted, State.ATTACHED)
         host.execute([links.set_link(index=link.index, master=self.bridge.index, up=True)])
-        _log.warning("%s was not in the journal; adopted with %s", link.name, address or "no address of ours")
+        listed = ", ".join(map(str, found))
+        _log.warning("%s was not in the journal; adopted with %s", link.name, listed or "no address of ours")
+
+
+def by_family(taken: Iterable[IPAddress]) -> tuple[IPv4Address | None, IPv6Address | None]:
+    """The IPv4 and the IPv6 address of a pod, as the journal has them."""
+    first = second = None
+    for address in taken:
+        if isinstance(address, IPv4Address):
+            first = address
+        else:
+            second = address
+    return first, second
 
 
 def free_addresses(own_addresses: Addresses) -> Callable[[Sequence[Attachment]], None]:
@@ -161,7 +189,6 @@ def free_addresses(own_addresses: Addresses) -> Callable[[Sequence[Attachment]],
 
     def free(attachments: Sequence[Attachment]) -> None:
         for attachment in attachments:
-            if attachment.address is not None:
-                own_addresses.release(attachment.address)
+            own_addresses.release(attachment.addresses)
 
     return free

@@ -1,23 +1,35 @@
 """The cluster's state as typed records: what lies under which key of the store.
 
-cluster               the pod range, fixed by the first node
+cluster               the pod ranges and the size of their blocks, fixed by the first node
 nodes/NAME            where a node is, and how its bridge and tunnel are addressed
-blocks/A.B.C.D-LEN    who owns a block; creating the key is the claim
+blocks/A.B.C.D-LEN    who owns a block; creating the key is the claim. Of an IPv6 block the eight groups are
+                      written, ``blocks/fd00-10-32-0-0-0-0-0-120``: every key is fit for a name in Kubernetes
+
+A node's record is written before its first claim and deleted before its blocks (``weft.ipam.ownership``).
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import TypeVar
 
 import msgspec
 
 from weft.fabric.plan import Peer
+from weft.ipam.ownership import orphans
+from weft.ipam.ranges import IPNetwork, PodRange
 from weft.store import Conflict, Entry, Event, KeyExists, Store, StoreError
+
+_log = logging.getLogger(__name__)
 
 _RANGE = "cluster"
 _NODES = "nodes/"
 _BLOCKS = "blocks/"
+#: Prefix length of the blocks in clusters that were founded before the size was written down.
+_LARGEST_UNTOLD = 24
+#: Who owns a block whose entry cannot be read: nobody whom we know, but it is not free.
+UNKNOWN_OWNER = "?"
 
 
 _Record = TypeVar("_Record")
@@ -27,21 +39,31 @@ class ClusterError(Exception):
     """The store's content and this node do not go together; the message names both and the mend."""
 
 
-class NodeRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """What a node tells its peers. ``instance`` tells a node from another one with the same name."""
+class NodeRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a node tells its peers. ``instance`` tells a node from another one with the same name.
+
+    The gateways are its bridge's addresses; None until it has claimed its first block of that family.
+    """
 
     address: IPv4Address
     link_address: str
-    gateway: IPv4Address
+    gateway: IPv4Address | None
     instance: str
+    gateway6: IPv6Address | None = None
 
 
-class _Range(msgspec.Struct, frozen=True):
+class _Ranges(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     range: str
+    block_size: int | None = None
+    range6: str | None = None
+    block_size6: int | None = None
 
 
-class _Claim(msgspec.Struct, frozen=True):
+class _Claim(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``term`` grows where a node that was removed takes the block up again before it was given back."""
+
     owner: str
+    term: int = 0
 
 
 @dataclass(slots=True)
@@ -49,10 +71,12 @@ class View:
     """Nodes and owners as this node last saw them. Changes are folded in by ``apply``."""
 
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
-    owners: dict[IPv4Network, str] = field(default_factory=dict)
+    owners: dict[IPNetwork, str] = field(default_factory=dict)
     #: The revision at which each block was claimed: the order in which a node's blocks came.
-    claimed_at: dict[IPv4Network, int] = field(default_factory=dict)
+    claimed_at: dict[IPNetwork, int] = field(default_factory=dict)
     revision: int = 0
+    #: What is wrong with entries that cannot be read, by key.
+    problems: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, entries: Iterable[Entry], revision: int) -> "View":
@@ -63,37 +87,66 @@ class View:
         view.revision = revision
         return view
 
-    def apply(self, event: Event) -> None:
-        """Fold one change in. Raises ClusterError, naming the key, for a value that is not ours."""
-        self.revision = max(self.revision, event.revision)
-        if event.key.startswith(_NODES):
-            name = event.key.removeprefix(_NODES)
-            self.nodes.pop(name, None)
-            if event.entry:
-                self.nodes[name] = _decode(event.entry, NodeRecord)
-        elif event.key.startswith(_BLOCKS):
-            block = _block_of(event.key)
-            self.owners.pop(block, None)
-            self.claimed_at.pop(block, None)
-            if event.entry:
-                self.owners[block] = _decode(event.entry, _Claim).owner
-                self.claimed_at[block] = event.entry.revision
+    def apply(self, event: Event) -> set[str]:
+        """Fold one change in; the nodes that it is about.
 
-    def blocks_of(self, node: str) -> list[IPv4Network]:
+        An entry that cannot be read is kept as a problem, and its block as owned.
+        """
+        self.revision = max(self.revision, event.revision)
+        self.problems.pop(event.key, None)
+        try:
+            if event.key.startswith(_NODES):
+                name = event.key.removeprefix(_NODES)
+                self._apply_node(name, event.entry)
+                return {name}
+            if event.key.startswith(_BLOCKS):
+                block = _block_of(event.key)
+                before = self.owners.get(block, "")
+                self._apply_block(block, event.entry)
+                return {before, self.owners.get(block, "")}
+        except ClusterError as error:
+            self.problems[event.key] = str(error)
+            _log.error("%s", error)
+        return set()
+
+    def _apply_node(self, name: str, entry: Entry | None) -> None:
+        self.nodes.pop(name, None)
+        if entry:
+            self.nodes[name] = _decode(entry, NodeRecord)
+
+    def _apply_block(self, block: IPNetwork, entry: Entry | None) -> None:
+        self.owners.pop(block, None)
+        self.claimed_at.pop(block, None)
+        if entry:
+            self.owners[block] = UNKNOWN_OWNER
+            self.claimed_at[block] = entry.revision
+            self.owners[block] = _decode(entry, _Claim).owner
+
+    def blocks_of(self, node: str) -> list[IPNetwork]:
         """A node's blocks in the order in which it claimed them."""
         own = [block for block, owner in self.owners.items() if owner == node]
         return sorted(own, key=self.claimed_at.__getitem__)
 
+    def blocks_by_owner(self) -> dict[str, list[IPNetwork]]:
+        """Every owner's blocks, the IPv4 ones first, in ascending order."""
+        blocks: dict[str, list[IPNetwork]] = {}
+        for block in sorted(self.owners, key=lambda block: (block.version, int(block.network_address))):
+            blocks.setdefault(self.owners[block], []).append(block)
+        return blocks
+
     def peers(self, this_node: str) -> list[Peer]:
-        """Every other node that has told where it is."""
-        blocks: dict[str, list[IPv4Network]] = {}
-        for block, owner in self.owners.items():
-            blocks.setdefault(owner, []).append(block)
+        """Every other node that has told where it is and has a bridge address."""
+        blocks = self.blocks_by_owner()
         return [
-            Peer(name, node.address, node.link_address, node.gateway, tuple(sorted(blocks.get(name, ()))))
+            Peer(name, node.address, node.link_address, node.gateway, tuple(blocks.get(name, ())), node.gateway6)
             for name, node in sorted(self.nodes.items())
-            if name != this_node
+            if name != this_node and node.gateway is not None
         ]
+
+    def orphans(self) -> dict[str, list[IPNetwork]]:
+        """Blocks of nodes that were removed from the cluster, by owner; those whose owner is unknown stay."""
+        unreadable = {key.removeprefix(_NODES) for key in self.problems if key.startswith(_NODES)}
+        return orphans(self.owners, {*self.nodes, *unreadable, UNKNOWN_OWNER})
 
 
 class Cluster:
@@ -102,68 +155,170 @@ class Cluster:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def agree_on_range(self, universe: IPv4Network) -> None:
-        """Fix the cluster's range, or raise ClusterError where the cluster has another one."""
+    def agree_on_ranges(
+        self, ranges: Sequence[PodRange], *, with_block_size: bool = False
+    ) -> tuple[PodRange, ...]:
+        """Fix the cluster's ranges; as they are in force, which may be with other block sizes.
+
+        Raises ClusterError where the cluster has others, or, ``with_block_size``, other block sizes.
+        """
+        told = _tell(ranges)
         try:
-            self.store.create(_RANGE, _encode(_Range(str(universe))))
+            entry = self.store.get(_RANGE)
+            if entry is None:
+                self.store.create(_RANGE, _encode(told))
+                return tuple(ranges)
         except KeyExists:
             entry = self.store.get(_RANGE)
-            if entry and (fixed := _decode(entry, _Range).range) != str(universe):
-                raise ClusterError(
-                    f"range {universe} does not match the cluster's range {fixed}: "
-                    f"give --range {fixed}, or a store of its own to a new cluster"
-                ) from None
+        if entry is None:
+            raise StoreError(f"key {_RANGE!r} comes and goes")
+        fixed = _decode(entry, _Ranges)
+        if (fixed.range, fixed.range6) != (told.range, told.range6):
+            present = ",".join(filter(None, (fixed.range, fixed.range6)))
+            raise ClusterError(
+                f"range {','.join(map(str, ranges))} does not match the cluster's range {present}: "
+                f"give --range {present}, or a store of its own to a new cluster"
+            )
+        agreed = tuple(_with_block_size(item, fixed) for item in ranges)
+        if with_block_size and agreed != tuple(ranges):
+            raise ClusterError(
+                f"block size {_sizes(ranges)} does not match the cluster's {_sizes(agreed)}: "
+                "leave --block-size out, or give a store of its own to a new cluster"
+            )
+        return agreed
 
     def view(self) -> View:
         """Everything, as of one revision."""
         listing = self.store.entries("")
         return View.of(listing.entries, listing.revision)
 
-    def register(self, name: str, record: NodeRecord) -> None:
-        """Tell where this node is. Raises ClusterError where another node has the name."""
+    def register(self, name: str, record: NodeRecord) -> int:
+        """Tell where this node is; the revision of that. Raises ClusterError where another node has the name."""
         key = _NODES + name
         value = _encode(record)
         for _ in range(10):
             try:
                 entry = self.store.get(key)
                 if entry is None:
-                    self.store.create(key, value)
-                    return
+                    return self.store.create(key, value).revision
                 known = _decode(entry, NodeRecord)
                 if known.instance != record.instance and known.address != record.address:
                     raise ClusterError(
                         f"node name {name!r} belongs to the node at {known.address}; "
-                        f"this one is at {record.address}: give it another --node-name"
+                        f"this one is at {record.address}: give it another --node-name, or, where that node is "
+                        f"gone for good, run 'weft rmpeer {name}'"
                     )
-                if entry.value != value:
-                    self.store.replace(key, value, entry.revision)
+                if entry.value == value:
+                    return entry.revision
+                return self.store.replace(key, value, entry.revision).revision
             except (KeyExists, Conflict):
                 continue
-            return
         raise StoreError(f"{key} changes faster than it can be written")
 
-    def claim(self, block: IPv4Network, node: str) -> bool:
-        """Make a block this node's own; False where somebody was first."""
-        try:
-            self.store.create(_key_of(block), _encode(_Claim(node)))
-        except KeyExists:
-            return False
-        return True
+    def record_of(self, name: str) -> tuple[NodeRecord, int] | None:
+        """What a node tells, and the revision of that. Raises ClusterError where that cannot be read."""
+        entry = self.store.get(_NODES + name)
+        return (_decode(entry, NodeRecord), entry.revision) if entry else None
 
-    def give_back(self, block: IPv4Network, node: str) -> None:
+    def claim(self, block: IPNetwork, node: str) -> int | None:
+        """Make a block this node's own: the revision of the claim; None where somebody was first."""
+        try:
+            return self.store.create(_key_of(block), _encode(_Claim(node))).revision
+        except KeyExists:
+            return None
+
+    def owner(self, block: IPNetwork) -> tuple[str, int] | None:
+        """Who owns a block now, and the revision of the claim; None where nobody does."""
+        entry = self.store.get(_key_of(block))
+        return (_decode(entry, _Claim).owner, entry.revision) if entry else None
+
+    def affirm(self, block: IPNetwork, node: str, revision: int) -> int | None:
+        """Change a claim that has this revision, so that whoever wants to delete that one cannot.
+
+        The new revision, or None where the claim is another by now.
+        """
+        entry = self.store.get(_key_of(block))
+        if entry is None or entry.revision != revision:
+            return None
+        claim = _decode(entry, _Claim)
+        try:
+            return self.store.replace(entry.key, _encode(_Claim(node, claim.term + 1)), revision).revision
+        except Conflict:
+            return None
+
+    def give_back(self, block: IPNetwork, node: str) -> None:
         """Give up a block, if this node still owns it."""
         entry = self.store.get(_key_of(block))
         if entry and _decode(entry, _Claim).owner == node:
             self.store.delete(entry.key, entry.revision)
 
+    def remove_node(self, name: str) -> int:
+        """Take a node that is gone for good out of the cluster; how many addresses its blocks had.
 
-def _key_of(block: IPv4Network) -> str:
-    return f"{_BLOCKS}{block.network_address}-{block.prefixlen}"
+        The record goes first, so that a crash between the two leaves orphans, which the other nodes reclaim.
+        """
+        for _ in range(10):
+            entry = self.store.get(_NODES + name)
+            if entry is None or self._delete(entry.key, entry.revision):
+                return self.reclaim(name)
+        raise StoreError(f"{_NODES}{name} changes faster than it can be removed: is that node still running?")
+
+    def reclaim(self, name: str) -> int:
+        """Give back the blocks of a node that has no record; how many addresses they had: 0 where it came back."""
+        view = self.view()
+        # Asked last: a record that is written later is followed by claims that the view does not have.
+        if self.store.get(_NODES + name) is not None:
+            return 0
+        return sum(
+            block.num_addresses
+            for block in view.blocks_of(name)
+            if self._delete(_key_of(block), view.claimed_at[block])
+        )
+
+    def _delete(self, key: str, revision: int) -> bool:
+        try:
+            self.store.delete(key, revision)
+        except Conflict:
+            return False
+        return True
 
 
-def _block_of(key: str) -> IPv4Network:
+def _tell(ranges: Sequence[PodRange]) -> _Ranges:
+    first = ranges[0]
+    second = ranges[1] if len(ranges) > 1 else None
+    return _Ranges(
+        str(first),
+        first.block_prefix,
+        None if second is None else str(second),
+        None if second is None else second.block_prefix,
+    )
+
+
+def _sizes(ranges: Sequence[PodRange]) -> str:
+    return ",".join(str(item.block_prefix) for item in ranges)
+
+
+def _with_block_size(item: PodRange, fixed: _Ranges) -> PodRange:
+    if item.version == 6:
+        prefix = fixed.block_size6 or item.block_prefix
+    else:
+        prefix = fixed.block_size or min(max(_LARGEST_UNTOLD, item.network.prefixlen + 6), 29)
+    return PodRange(item.network, prefix, item.excluded)
+
+
+def _key_of(block: IPNetwork) -> str:
+    if block.version == 4:
+        return f"{_BLOCKS}{block.network_address}-{block.prefixlen}"
+    groups = (f"{int(group, 16):x}" for group in block.network_address.exploded.split(":"))
+    return f"{_BLOCKS}{'-'.join(groups)}-{block.prefixlen}"
+
+
+def _block_of(key: str) -> IPNetwork:
+    address, _, length = key.removeprefix(_BLOCKS).rpartition("-")
     try:
-        return IPv4Network(key.removeprefix(_BLOCKS).replace("-", "/"))
+        if "-" in address:
+            return IPv6Network(f"{address.replace('-', ':')}/{length}")
+        return ip_network(f"{address}/{length}")
     except ValueError as error:
         raise ClusterError(f"key {key!r} in the store is not a block: {error}; remove it") from None
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from weft.agent import deletions
@@ -18,20 +19,24 @@ from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.agent.dispatch import Dispatcher
+from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Journal, JournalError, State
+from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
 from weft.agent.reaper import Reaper
+from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
 from weft.agent.status import Report, StatusServer
 from weft.agent.wire import Request
 from weft.fabric import weave
-from weft.fabric.plan import Node
+from weft.fabric.plan import Node, derived_link_address
+from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import overlapping
 from weft.ipam.shares import RangeExhausted
 from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import TYPE, WeaveNet
-from weft.store import StoreError, open_store
+from weft.store import StoreError, open_when_possible
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +47,8 @@ REPAIR_INTERVAL = 30.0
 DELETIONS_INTERVAL = 5.0
 #: Seconds a thread that requests under way get to end when the agent is told to stop.
 STOP_TIMEOUT = 5.0
+#: Seconds between two looks whether this node's place in the cluster has changed.
+STOP_INTERVAL = 1.0
 
 
 def run(settings: Settings) -> int:
@@ -58,80 +65,99 @@ def run(settings: Settings) -> int:
         signal.signal(number, lambda *_: stopping.set())
     try:
         with _only_one(settings.state_dir):
-            return Agent(settings, stopping).run()
+            while Agent(settings, stopping).run():
+                pass
     except (SettingsError, ClusterError, UnderlayError, ValueError) as error:
         print(f"weft agent: {error}", file=sys.stderr)
         return 2
-    except (StoreError, JournalError, RangeExhausted, NetlinkError, OSError) as error:
+    except (StoreError, JournalError, RangeExhausted, PoolExhausted, NetlinkError, OSError) as error:
         print(f"weft agent: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 class Agent:
     """One node's agent: builds the parts, starts them in order, ends them in reverse."""
 
-    def __init__(self, settings: Settings, stopping: threading.Event) -> None:
+    def __init__(self, settings: Settings, asked_to_stop: threading.Event) -> None:
         self._settings = settings
-        self._stopping = stopping
+        self._asked_to_stop = asked_to_stop
+        self._ending = threading.Event()
         self._ready = False
         self._threads: list[threading.Thread] = []
         underlay = find_underlay(settings.node_address)
         _refuse_overlap(settings)
-        mtu = weave.mtu(underlay.mtu, settings.mtu)
+        with_ipv6 = any(pods.version == 6 for pods in settings.ranges)
+        mtu = weave.mtu(underlay.mtu, settings.mtu, ipv6=with_ipv6)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._journal = Journal(settings.state_dir / "journal.db")
-        self._store = open_store(settings.store)
+        self._store = open_when_possible(settings.store)
         self._cluster = Cluster(self._store)
-        self._cluster.agree_on_range(settings.universe)
-        self._addresses = Addresses(
-            self._cluster, self._journal, settings.universe, settings.node_name, settings.init
-        )
-        gateway = self._addresses.start()
-        self._node = Node(settings.node_name, underlay.address, gateway, mtu)
-        devices = weave.devices(self._node)
-        self._record = NodeRecord(underlay.address, devices.tunnel.address, gateway.ip, _instance(self._journal))
-        self._dataplane = Dataplane(devices, settings.universe, underlay)
+        self._live = LiveView(settings.state_dir / "view.json")
+        name = settings.node_name
+        self._addresses = Addresses(self._cluster, self._journal, self._live, name, settings.init)
+        vtep, instance = derived_link_address("vtep", name), _instance(self._journal)
+
+        def record(gateway: IPv4Address | None, gateway6: IPv6Address | None) -> NodeRecord:
+            return NodeRecord(underlay.address, vtep, gateway, instance, gateway6)
+
+        self._enrolment = Enrolment(self._cluster, self._journal, self._addresses, self._live, name, record)
+        self._enrolment.enter(settings.ranges, with_block_size=settings.block_size_given)
+        self._node = Node(name, underlay.address, self._addresses.gateway, mtu, self._addresses.gateway6)
+        networks = [pods.network for pods in self._addresses.ranges]
+        self._dataplane = Dataplane(weave.devices(self._node), networks, underlay)
         self._reaper = Reaper(self._journal, free_addresses(self._addresses))
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
-        self._membership = Membership(self._cluster, self._dataplane, self._node)
+        self._membership = Membership(self._cluster, self._live, self._dataplane, self._node, self._enrolment)
+        self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._dispatcher = Dispatcher({TYPE: WeaveNet(self._attachments)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
 
-    def run(self) -> int:
-        """Serve until told to stop."""
-        status = StatusServer(self._settings.status_socket, self._settings.http_address, self._report)
+    def run(self) -> bool:
+        """Serve until told to stop. True where this node's place in the cluster has changed so much that a new
+        agent must take over."""
+        status = StatusServer(
+            self._settings.status_socket, self._settings.http_address, self._report, self._remove_peer
+        )
         status.start()
         # Nothing is told to the peers before the node can take their packets, nothing is served before
         # the last agent's leftovers and the DELs it missed are done.
         self._dataplane.ensure_devices()
         self._attachments.reconcile()
-        self._cluster.register(self._node.name, self._record)
-        self._membership.start()
+        self._membership.converge()
         self._start_threads()
         self._replay_deletions()
         self._server.start()
         write_configuration(self._settings.cni_conf_dir, self._settings.hairpin)
         self._ready = True
         _log.info("ready: %s at %s, pods at %s", self._node.name, self._node.address, self._node.bridge)
-        self._stopping.wait()
-        _log.info("stopping; pods stay connected")
+        while not (self._asked_to_stop.wait(STOP_INTERVAL) or self._enrolment.outdated):
+            pass
+        again = bool(self._enrolment.outdated) and not self._asked_to_stop.is_set()
+        if again:
+            _log.error("starting anew: %s", self._enrolment.outdated)
+        else:
+            _log.info("stopping; pods stay connected")
         self._ready = False
+        self._ending.set()
         self._server.stop(STOP_TIMEOUT)
         for wake in (self._addresses.wake, self._membership.wake, self._reaper.wake):
             wake()
         for thread in self._threads:
             thread.join(STOP_TIMEOUT)
+        self._live.keep(at_once=True)
         status.close()
         self._store.close()
         self._journal.close()
-        return 0
+        return again
 
     def _start_threads(self) -> None:
         tasks: dict[str, Callable[[], None]] = {
-            "addresses": lambda: self._addresses.care(self._stopping),
-            "watch": lambda: self._membership.follow(self._stopping),
-            "peers": lambda: self._membership.keep_converged(self._stopping, REPAIR_INTERVAL),
-            "reaper": lambda: self._reaper.run(self._stopping),
+            "addresses": lambda: self._addresses.care(self._ending, self._enrolment.check),
+            "watch": lambda: self._membership.follow(self._ending),
+            "peers": lambda: self._membership.keep_converged(self._ending, REPAIR_INTERVAL),
+            "reclaim": lambda: self._reclaimer.run(self._ending),
+            "reaper": lambda: self._reaper.run(self._ending),
             "deletions": self._look_for_deletions,
         }
         for name, task in tasks.items():
@@ -148,7 +174,7 @@ class Agent:
             os._exit(1)
 
     def _look_for_deletions(self) -> None:
-        while not self._stopping.wait(DELETIONS_INTERVAL):
+        while not self._ending.wait(DELETIONS_INTERVAL):
             self._replay_deletions()
 
     def _replay_deletions(self) -> None:
@@ -163,20 +189,23 @@ class Agent:
         self._dispatcher.run(request)
 
     def _report(self) -> Report:
-        in_use, free = self._addresses.counts()
+        first = self._addresses.counts()[0]
         return Report(
             ready=self._ready,
             name=self._node.name,
             address=str(self._node.address),
             gateway=str(self._node.bridge.ip),
             mtu=self._node.mtu,
-            universe=self._settings.universe,
-            blocks=self._addresses.blocks(),
-            in_use=in_use,
-            free=free,
+            universe=first.pods.network,
+            blocks=first.blocks,
+            in_use=first.in_use,
+            free=first.free,
             attachments=sum(item.state is State.ATTACHED for item in self._journal.attachments()),
             peers=self._membership.peers(),
         )
+
+    def _remove_peer(self, name: str) -> str:
+        return remove_peer(self._cluster, name, self._node.name)
 
 
 def write_configuration(folder: Path, hairpin: bool) -> None:
@@ -204,13 +233,14 @@ def write_configuration(folder: Path, hairpin: bool) -> None:
 
 def _refuse_overlap(settings: Settings) -> None:
     routes = foreign_routes()
-    clash = overlapping(settings.universe, [destination for destination, _ in routes])
-    if clash is not None:
-        device = next(device for destination, device in routes if destination == clash)
-        raise SettingsError(
-            f"range {settings.universe} overlaps the route {clash} of device {device}: "
-            f"give a --range that this node does not reach otherwise"
-        )
+    for pods in settings.ranges:
+        clash = overlapping(pods.network, [destination for destination, _ in routes])
+        if clash is not None:
+            device = next(device for destination, device in routes if destination == clash)
+            raise SettingsError(
+                f"range {pods} overlaps the route {clash} of device {device}: "
+                f"give a --range that this node does not reach otherwise"
+            )
 
 
 def _instance(journal: Journal) -> str:

@@ -4,12 +4,12 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 
 from weft.fabric import weave
-from weft.fabric.plan import Devices, Forwarding, ForwardingEntry, Neighbour, Route, Vxlan
+from weft.fabric.plan import Devices, Forwarding, ForwardingEntry, IPNetwork, Neighbour, Route, Vxlan
 from weft.kernel import addresses, links, neighbours, nftables, routes, sysctl
 from weft.kernel.links import Link
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
@@ -40,6 +40,7 @@ class Bridge:
     link_address: str
     address: IPv4Interface
     mtu: int
+    address6: IPv6Interface | None = None
 
 
 def find_underlay(wanted: IPv4Address | None) -> Underlay:
@@ -69,25 +70,25 @@ def find_underlay(wanted: IPv4Address | None) -> Underlay:
     return Underlay(link.index, link.name, address, link.mtu)
 
 
-def foreign_routes() -> list[tuple[IPv4Network, str]]:
+def foreign_routes() -> list[tuple[IPNetwork, str]]:
     """Destinations of this node's routes and their devices, but for those that we make ourselves."""
     with RouteSocket() as host:
         names = {link.index: link.name for link in links.dump_links(host)}
         return [
             (route.destination, names.get(route.device, "?"))
-            for route in routes.dump_routes(host, family=socket.AF_INET)
-            if isinstance(route.destination, IPv4Network)
-            and names.get(route.device) not in (weave.BRIDGE, weave.TUNNEL)
+            for route in routes.dump_routes(host)
+            if names.get(route.device) not in (weave.BRIDGE, weave.TUNNEL) and not route.destination.is_link_local
         ]
 
 
 class Dataplane:
     """The devices of this node and the way to its peers. Safe for several threads."""
 
-    def __init__(self, devices: Devices, universe: IPv4Network, underlay: Underlay) -> None:
+    def __init__(self, devices: Devices, ranges: Sequence[IPNetwork], underlay: Underlay) -> None:
         self._underlay = underlay
         self._devices = devices
-        self._universe = universe
+        self._ranges = ranges
+        self._with_ipv6 = any(pods.version == 6 for pods in ranges)
         self._lock = threading.Lock()
         self._bridge: Bridge | None = None
 
@@ -105,23 +106,29 @@ class Dataplane:
             self._ensure_tunnel(host)
         for path, value in weave.sysctls().items():
             sysctl.write(path, value)
-        nftables.apply(weave.masquerade(str(self._universe)))
+        if self._with_ipv6:
+            self._keep_router_advertisements()
+            for path, value in weave.sysctls_ipv6().items():
+                sysctl.write(path, value)
+        nftables.apply(weave.masquerade(self._ranges))
 
-    def apply(self, plan: Forwarding) -> int:
+    def apply(self, plan: Forwarding, *, withdraw: bool = True) -> int:
         """Bring routes, neighbours and forwarding entries of the tunnel to the plan; how many changed.
+
+        Without ``withdraw``, what the plan does not ask for stays.
 
         New ways come before old ones go, so that traffic flows on while peers come and go.
         Raises NetlinkError where the kernel refuses one; the others are made all the same.
         """
         with self._lock, RouteSocket() as host:
             tunnel = links.get_link(host, name=weave.TUNNEL).index
-            present = _observe(host, tunnel)
+            present = _observe(host, tunnel, None if self._with_ipv6 else socket.AF_INET)
             messages = [
                 # A way in before the way that uses it; entries are replaced where one of the same key differs.
                 *(_neighbour(tunnel, item) for item in plan.neighbours - present.neighbours),
                 *(_entry(tunnel, item) for item in plan.entries - present.entries),
                 *(_route(tunnel, item) for item in plan.routes - present.routes),
-                *_removals(tunnel, plan, present),
+                *(_removals(tunnel, plan, present) if withdraw else ()),
             ]
             errors = [error for error in host.attempt(messages) if error and error.errno not in _GONE]
             if errors:
@@ -141,14 +148,29 @@ class Dataplane:
         link = links.get_link(host, name=wanted.name)
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
-        mine = self._devices.bridge_address
+        mine = self._devices.bridge_addresses
+        if self._with_ipv6:
+            sysctl.write(("net", "ipv6", "conf", wanted.name, "disable_ipv6"), 0)
         present = {item.interface for item in addresses.dump_addresses(host, link.index)}
-        if mine not in present:
-            host.execute([addresses.add_address(link.index, mine)])
-        for other in present - {mine}:
-            if isinstance(other, IPv4Interface):
+        # Others first: with a subnet's first address go all that were added later.
+        for other in present.difference(mine):
+            if other.version in {item.version for item in mine} and not other.ip.is_link_local:
                 host.execute([addresses.delete_address(link.index, other)])
-        return Bridge(link.index, wanted.name, wanted.address, mine, wanted.mtu)
+        present = {item.interface for item in addresses.dump_addresses(host, link.index)}
+        host.execute([addresses.add_address(link.index, item) for item in mine if item not in present])
+        first, second = mine[0], mine[1] if len(mine) > 1 else None
+        if not isinstance(first, IPv4Interface) or isinstance(second, IPv4Interface):
+            raise RuntimeError(f"the bridge's addresses are out of order: {mine}")
+        return Bridge(link.index, wanted.name, wanted.address, first, wanted.mtu, second)
+
+    def _keep_router_advertisements(self) -> None:
+        """Let the underlay hear routers although the host forwards: its own default route may hang on them.
+
+        https://docs.kernel.org/networking/ip-sysctl.html, accept_ra.
+        """
+        path = ("net", "ipv6", "conf", self._underlay.device, "accept_ra")
+        if sysctl.read(path) == "1":
+            sysctl.write(path, 2)
 
     def _ensure_tunnel(self, host: RouteSocket) -> None:
         wanted = self._devices.tunnel
@@ -172,6 +194,8 @@ class Dataplane:
             )
             _log.info("tunnel %s made", wanted.name)
         link = links.get_link(host, name=wanted.name)
+        if self._with_ipv6:
+            sysctl.write(("net", "ipv6", "conf", wanted.name, "disable_ipv6"), 0)
         # Only what differs: setting even the same MAC makes the kernel forget the neighbours, our way to peers.
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
@@ -198,20 +222,18 @@ def _is_default(route: routes.Route) -> bool:
     return isinstance(route.destination, IPv4Network) and route.destination.prefixlen == 0
 
 
-def _observe(host: RouteSocket, tunnel: int) -> Forwarding:
+def _observe(host: RouteSocket, tunnel: int, family: int | None) -> Forwarding:
     """What the kernel has on the tunnel, in the plan's terms."""
     return Forwarding(
         frozenset(
             Route(route.destination, route.gateway, route.source)
-            for route in routes.dump_routes(host, family=socket.AF_INET, device=tunnel)
-            if isinstance(route.destination, IPv4Network)
-            and isinstance(route.gateway, IPv4Address)
-            and isinstance(route.source, IPv4Address)
+            for route in routes.dump_routes(host, family=family, device=tunnel)
+            if route.gateway is not None and route.source is not None
         ),
         frozenset(
             Neighbour(item.address, item.link_address)
             for item in neighbours.dump_neighbours(host, tunnel)
-            if item.permanent and item.link_address and isinstance(item.address, IPv4Address)
+            if item.permanent and item.link_address
         ),
         frozenset(
             ForwardingEntry(item.link_address, item.destination)

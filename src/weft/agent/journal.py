@@ -1,4 +1,4 @@
-"""What this node has promised: attachments and the order in which addresses were given back.
+"""What this node has promised: attachments, the order in which addresses were given back, the blocks it owns.
 
 One SQLite file in WAL mode, written before the kernel is touched, so that an agent that dies at any line
 finds at its next start what it was about. ``synchronous = NORMAL``: a commit outlives the process's death; a
@@ -10,13 +10,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-_SCHEMA = """
+from weft.ipam.ranges import IPAddress, IPNetwork
+
+#: The format of the file, in its user_version. 2 added the second address and the blocks.
+_FORMAT = 2
+_SECOND_ADDRESS = "ALTER TABLE attachments ADD COLUMN address6 TEXT"
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS attachments (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     container_id TEXT NOT NULL,
@@ -25,17 +30,20 @@ CREATE TABLE IF NOT EXISTS attachments (
     host_interface TEXT NOT NULL,
     address TEXT,
     state TEXT NOT NULL,
-    created REAL NOT NULL
+    created REAL NOT NULL,
+    address6 TEXT
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_per_interface ON attachments (container_id, ifname)
     WHERE state != 'retiring';
 CREATE UNIQUE INDEX IF NOT EXISTS one_per_address ON attachments (address) WHERE address IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS one_per_address6 ON attachments (address6) WHERE address6 IS NOT NULL;
+CREATE TABLE IF NOT EXISTS blocks (block TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS released (address TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 1;
+PRAGMA user_version = {_FORMAT};
 """
 
-_COLUMNS = "id, container_id, ifname, network, host_interface, address, state, created"
+_COLUMNS = "id, container_id, ifname, network, host_interface, address, state, created, address6"
 
 
 class JournalError(Exception):
@@ -52,7 +60,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One interface of one container. ``address`` is None where another IPAM plugin keeps it.
+    """One interface of one container. The addresses are None where another IPAM plugin keeps them, or where the
+    cluster has no range of that family.
 
     ``created`` is in seconds since the epoch.
     """
@@ -65,6 +74,12 @@ class Attachment:
     address: IPv4Address | None
     state: State
     created: float
+    address6: IPv6Address | None = None
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """The addresses that the node's own IPAM gave."""
+        return tuple(address for address in (self.address, self.address6) if address is not None)
 
 
 class Journal:
@@ -80,33 +95,41 @@ class Journal:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > 1:
+            if version > _FORMAT:
                 raise JournalError(f"journal {path}: written by a newer Weft (format {version})")
-            self._connection.executescript(_SCHEMA)
+            self._migrate(version)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"journal {path}: {error}") from error
 
     def reserve(
-        self, container_id: str, ifname: str, network: str, host_interface: str, address: IPv4Address | None
+        self,
+        container_id: str,
+        ifname: str,
+        network: str,
+        host_interface: str,
+        address: IPv4Address | None,
+        address6: IPv6Address | None = None,
     ) -> Attachment:
         """Write down an attachment that is about to be made."""
-        created = time.time()
+        made = Attachment(
+            0, container_id, ifname, network, host_interface, address, State.RESERVED, time.time(), address6
+        )
         with self._transaction() as connection:
             cursor = connection.execute(
-                "INSERT INTO attachments (container_id, ifname, network, host_interface, address, state, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO attachments (container_id, ifname, network, host_interface, address, state, created,"
+                " address6) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     container_id,
                     ifname,
                     network,
                     host_interface,
                     None if address is None else str(address),
-                    State.RESERVED,
-                    created,
+                    made.state,
+                    made.created,
+                    None if address6 is None else str(address6),
                 ),
             )
-        row = cursor.lastrowid or 0
-        return Attachment(row, container_id, ifname, network, host_interface, address, State.RESERVED, created)
+        return replace(made, id=cursor.lastrowid or 0)
 
     def set_state(self, attachment: Attachment, state: State) -> None:
         """Move an attachment on in its life."""
@@ -118,10 +141,10 @@ class Journal:
         with self._transaction() as connection:
             for attachment in attachments:
                 connection.execute("DELETE FROM attachments WHERE id = ?", (attachment.id,))
-                if attachment.address is not None:
+                for address in attachment.addresses:
                     connection.execute(
                         "INSERT OR REPLACE INTO released SELECT ?, coalesce(max(sequence), 0) + 1 FROM released",
-                        (str(attachment.address),),
+                        (str(address),),
                     )
 
     def find(self, container_id: str, ifname: str, adopted_id: str = "") -> Attachment | None:
@@ -141,17 +164,30 @@ class Journal:
         rows = self._read(f"SELECT {_COLUMNS} FROM attachments ORDER BY id")  # noqa: S608  # a constant
         return [_attachment(row) for row in rows]
 
-    def released(self) -> list[IPv4Address]:
+    def released(self) -> list[IPAddress]:
         """Addresses that were used once and are free, longest-unused first."""
         rows = self._read("SELECT address FROM released ORDER BY sequence")
-        return [IPv4Address(address) for (address,) in rows]
+        return [ip_address(address) for (address,) in rows]
 
-    def forget_released(self, addresses: Iterable[IPv4Address]) -> None:
-        """The addresses belong to another node now."""
+    def blocks(self) -> list[IPNetwork]:
+        """This node's blocks, as far as it knows, in the order in which they came."""
+        return [ip_network(block) for (block,) in self._read("SELECT block FROM blocks ORDER BY sequence")]
+
+    def add_block(self, block: IPNetwork) -> None:
+        """The block is this node's: the store has said so."""
         with self._transaction() as connection:
-            connection.executemany(
-                "DELETE FROM released WHERE address = ?", [(str(address),) for address in addresses]
+            connection.execute(
+                "INSERT OR IGNORE INTO blocks SELECT ?, coalesce(max(sequence), 0) + 1 FROM blocks", (str(block),)
             )
+
+    def drop_block(self, block: IPNetwork) -> None:
+        """The block is to be given back, or is another node's: no address of it is remembered."""
+        gone = [(str(address),) for address in self.released() if address in block]
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM blocks WHERE block = ?", (str(block),))
+            connection.executemany("DELETE FROM released WHERE address = ?", gone)
+        # Written to the disk before the store hears of it: a power failure must not bring the block back.
+        self._read("PRAGMA wal_checkpoint(FULL)")
 
     def fact(self, name: str) -> str | None:
         """A fact about this node that must outlive the agent."""
@@ -167,6 +203,11 @@ class Journal:
         """Close the file; its write-ahead log is folded in."""
         with self._lock:
             self._connection.close()
+
+    def _migrate(self, version: int) -> None:
+        """Bring the file to this format in one transaction, which a crash leaves undone or done."""
+        older = version == 1
+        self._connection.executescript(f"BEGIN; {_SECOND_ADDRESS if older else ''}; {_SCHEMA} COMMIT;")
 
     def _read(self, query: str, values: Sequence[str] = ()) -> list[Any]:
         """One question, which is a transaction of its own."""
@@ -191,8 +232,8 @@ class Journal:
                 raise JournalError(f"journal {self._path}: {error}") from error
 
 
-def _attachment(row: tuple[int, str, str, str, str, str | None, str, float]) -> Attachment:
-    number, container_id, ifname, network, host_interface, address, state, created = row
+def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str | None]) -> Attachment:
+    number, container_id, ifname, network, host_interface, address, state, created, address6 = row
     return Attachment(
         number,
         container_id,
@@ -202,4 +243,5 @@ def _attachment(row: tuple[int, str, str, str, str, str | None, str, float]) -> 
         None if address is None else IPv4Address(address),
         State(state),
         created,
+        None if address6 is None else IPv6Address(address6),
     )

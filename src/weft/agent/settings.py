@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from weft.ipam.ranges import parse_range
+from weft.ipam.ranges import PodRange, parse_ranges
 from weft.ipam.shares import Init, parse_init
 
 #: A node's name is what Kubernetes takes as one (RFC 1123 subdomain).
@@ -20,10 +20,14 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None."""
+    """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None.
+
+    ``ranges`` have the usual block sizes, which the cluster's own replace, unless ``block_size_given``.
+    """
 
     node_name: str
-    universe: IPv4Network
+    ranges: tuple[PodRange, ...]
+    block_size_given: bool
     store: str
     init: Init
     node_address: IPv4Address | None
@@ -66,7 +70,7 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
     if not _NODE_NAME.fullmatch(node_name) or len(node_name) > 253:
         raise SettingsError(f"--node-name {node_name!r}: use lower-case letters, digits, '-' and '.' only")
     try:
-        universe = parse_range(text("range", _DEFAULT_RANGE))
+        ranges = parse_ranges(text("range", _DEFAULT_RANGE), text("block-size", ""), text("exclude", ""))
     except ValueError as error:
         raise SettingsError(f"--range: {error}") from None
     try:
@@ -79,7 +83,8 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         raise SettingsError(f"HAIRPIN_MODE {hairpin!r}: use true or false")
     return Settings(
         node_name=node_name,
-        universe=universe,
+        ranges=ranges,
+        block_size_given=bool(values.get("block-size")),
         store=text("store", f"sqlite://{state_dir}/store.db"),
         init=init,
         node_address=_address(values.get("node-address")),

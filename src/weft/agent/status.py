@@ -4,6 +4,7 @@ GET /status          text; 503 until the agent serves
 GET /status/ipam     who owns how much of the range
 GET /status/peers    who is there
 GET /report          all of it as JSON
+DELETE /peer/NAME    take a node that is gone for good out of the cluster; on the unix socket only
 """
 
 import http.server
@@ -14,13 +15,13 @@ import socketserver
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
 import weft
-from weft.fabric.plan import Peer
+from weft.fabric.plan import IPNetwork, Peer
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ class Report:
     address: str
     gateway: str
     mtu: int
-    universe: IPv4Network
-    blocks: Sequence[IPv4Network]
+    universe: IPNetwork
+    blocks: Sequence[IPNetwork]
     in_use: int
     free: int
     attachments: int
@@ -104,7 +105,7 @@ def peers(report: Report) -> str:
     )
 
 
-def _joined(blocks: Sequence[IPv4Network]) -> str:
+def _joined(blocks: Sequence[IPNetwork]) -> str:
     return " ".join(map(str, blocks)) or "none"
 
 
@@ -118,8 +119,15 @@ _PAGES: dict[str, Callable[[Report], str]] = {"/status": summary, "/status/ipam"
 class StatusServer:
     """Serves the API on a unix socket for root and, where an address is given, on TCP."""
 
-    def __init__(self, path: Path, address: tuple[str, int] | None, report: Callable[[], Report]) -> None:
-        handler = _handler(report)
+    def __init__(
+        self,
+        path: Path,
+        address: tuple[str, int] | None,
+        report: Callable[[], Report],
+        remove: Callable[[str], str],
+    ) -> None:
+        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it."""
+        handler = _handler(report, remove)
         path.unlink(missing_ok=True)  # an agent that is gone has left it
         self._servers: list[socketserver.TCPServer] = [_UnixServer(str(path), handler)]
         self._threads: list[threading.Thread] = []
@@ -163,7 +171,9 @@ class _TcpServer(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
 
 
-def _handler(report: Callable[[], Report]) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler(
+    report: Callable[[], Report], remove: Callable[[str], str]
+) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         server_version = f"weft/{weft.__version__}"
         sys_version = ""
@@ -179,6 +189,21 @@ def _handler(report: Callable[[], Report]) -> type[http.server.BaseHTTPRequestHa
             else:
                 known = ", ".join([*_PAGES, "/report"])
                 self._answer(404, "text/plain", f"no page {path!r}; there are: {known}\n".encode())
+
+        def do_DELETE(self) -> None:
+            kind, _, name = self.path.removeprefix("/").partition("/")
+            # Whoever may open the unix socket is root; of TCP nothing is known.
+            if not isinstance(self.server, _UnixServer):
+                self._answer(403, "text/plain", b"only on the agent's unix socket: use 'weft rmpeer'\n")
+            elif kind != "peer" or not name:
+                self._answer(404, "text/plain", b"DELETE /peer/NAME is the only one\n")
+            else:
+                try:
+                    said = remove(unquote(name))
+                except Exception as error:
+                    self._answer(400, "text/plain", f"{error}\n".encode())
+                else:
+                    self._answer(200, "text/plain", f"{said}\n".encode())
 
         def _answer(self, code: int, kind: str, body: bytes) -> None:
             self.send_response(code)
@@ -196,12 +221,12 @@ def _handler(report: Callable[[], Report]) -> type[http.server.BaseHTTPRequestHa
     return Handler
 
 
-def fetch(path: Path, page: str, timeout: float = 5.0) -> tuple[int, bytes]:
+def fetch(path: Path, page: str, timeout: float = 5.0, method: str = "GET") -> tuple[int, bytes]:
     """Ask the API of this node's agent: the HTTP status and the body. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(os.fspath(path))
-        connection.sendall(f"GET {page} HTTP/1.0\r\n\r\n".encode())
+        connection.sendall(f"{method} {page} HTTP/1.0\r\n\r\n".encode())
         answer = b""
         while part := connection.recv(65536):
             answer += part

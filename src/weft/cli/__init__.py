@@ -12,6 +12,7 @@ _COMMANDS = {
     "agent": "weft.cli.agent",
     "cni": "weft.cli.cni",
     "lab": "weft.cli.lab",
+    "rmpeer": "weft.cli.rmpeer",
     "status": "weft.cli.status",
 }
 

@@ -2,7 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,24 +14,31 @@ class Peer:
     """Another node, as the store knows it.
 
     ``address`` is its address on the underlay, ``link_address`` the MAC of its VXLAN device (the VTEP),
-    ``gateway`` its bridge's address, ``blocks`` the blocks it owns.
+    ``gateway`` and ``gateway6`` its bridge's addresses, ``blocks`` the blocks it owns.
     """
 
     name: str
     address: IPv4Address
     link_address: str
     gateway: IPv4Address
-    blocks: tuple[IPv4Network, ...]
+    blocks: tuple[IPNetwork, ...]
+    gateway6: IPv6Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """This node: its name, its address on the underlay, its bridge's address with the range's prefix."""
+    """This node: its name, its address on the underlay, its bridge's addresses with their ranges' prefixes."""
 
     name: str
     address: IPv4Address
     bridge: IPv4Interface
     mtu: int
+    bridge6: IPv6Interface | None = None
+
+    @property
+    def bridges(self) -> tuple[IPInterface, ...]:
+        """The bridge's addresses."""
+        return (self.bridge,) if self.bridge6 is None else (self.bridge, self.bridge6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class Devices:
     """The devices of a node, whatever its peers."""
 
     bridge: Device
-    bridge_address: IPv4Interface
+    bridge_addresses: tuple[IPInterface, ...]
     tunnel: Vxlan
 
 
@@ -62,16 +73,16 @@ class Route:
     """Packets for the destination go to the gateway, which is reachable through the tunnel although no
     subnet there says so; the node's own packets leave with ``source``."""
 
-    destination: IPv4Network
-    gateway: IPv4Address
-    source: IPv4Address
+    destination: IPNetwork
+    gateway: IPAddress
+    source: IPAddress
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """The gateway has this MAC on the tunnel."""
 
-    gateway: IPv4Address
+    gateway: IPAddress
     link_address: str
 
 

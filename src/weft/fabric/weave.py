@@ -4,6 +4,9 @@ Every node has a bridge ``weave`` with an address and the prefix of the whole ra
 subnet and ask for any pod by ARP. The bridge answers for pods of other nodes with its own MAC (proxy ARP:
 the route to them leaves through another device), and the node routes the packet into ``vxlan-6784``.
 Behind the tunnel a peer is one MAC at one underlay address. Nothing is flooded between nodes.
+
+IPv6 has no proxy for a whole range, so pods know no subnet there: a pod has a /128 and sends everything to the
+bridge's address. The rest is the same, over the same tunnel.
 """
 
 from collections.abc import Iterable
@@ -13,6 +16,8 @@ from weft.fabric.plan import (
     Devices,
     Forwarding,
     ForwardingEntry,
+    IPAddress,
+    IPNetwork,
     Neighbour,
     Node,
     Peer,
@@ -30,22 +35,25 @@ VNI = 6784
 OVERHEAD = 50
 #: What IPv4 asks of any link, with room for a header (RFC 791).
 SMALLEST_MTU = 576
+#: What IPv6 asks of any link (RFC 8200, section 5).
+SMALLEST_MTU_IPV6 = 1280
 
 
-def mtu(underlay: int, wanted: int | None = None) -> int:
+def mtu(underlay: int, wanted: int | None = None, *, ipv6: bool = False) -> int:
     """The pods' MTU in bytes: what the underlay leaves, or the operator's wish (WEAVE_MTU).
 
     Raises ValueError where the wish does not fit; larger packets would vanish without a word.
     """
     largest = underlay - OVERHEAD
-    if largest < SMALLEST_MTU:
-        raise ValueError(f"the underlay's MTU {underlay} leaves {largest} bytes for pods; needs {SMALLEST_MTU}")
+    smallest = SMALLEST_MTU_IPV6 if ipv6 else SMALLEST_MTU
+    if largest < smallest:
+        raise ValueError(f"the underlay's MTU {underlay} leaves {largest} bytes for pods; needs {smallest}")
     if wanted is None:
         return largest
-    if not SMALLEST_MTU <= wanted <= largest:
+    if not smallest <= wanted <= largest:
         raise ValueError(
             f"MTU {wanted} does not fit: the underlay's MTU {underlay} less {OVERHEAD} for VXLAN allows "
-            f"{SMALLEST_MTU} to {largest}"
+            f"{smallest} to {largest}"
         )
     return wanted
 
@@ -54,7 +62,7 @@ def devices(node: Node) -> Devices:
     """The bridge and the tunnel of a node."""
     return Devices(
         bridge=Device(BRIDGE, derived_link_address("bridge", node.name), node.mtu),
-        bridge_address=node.bridge,
+        bridge_addresses=node.bridges,
         tunnel=Vxlan(
             TUNNEL, derived_link_address("vtep", node.name), node.mtu, vni=VNI, port=PORT, local=node.address
         ),
@@ -62,14 +70,19 @@ def devices(node: Node) -> Devices:
 
 
 def forwarding(node: Node, peers: Iterable[Peer]) -> Forwarding:
-    """One route per peer's block, one neighbour and one forwarding entry per peer."""
+    """One route per peer's block, one neighbour per peer and family, one forwarding entry per peer."""
+    sources = {bridge.version: bridge.ip for bridge in node.bridges}
     routes, neighbours, entries = set(), set(), set()
     for peer in peers:
-        if peer.name == node.name or not peer.blocks:
+        gateways: dict[int, IPAddress | None] = {4: peer.gateway, 6: peer.gateway6}
+        if peer.name == node.name:
             continue
-        routes |= {Route(block, peer.gateway, node.bridge.ip) for block in peer.blocks}
-        neighbours.add(Neighbour(peer.gateway, peer.link_address))
-        entries.add(ForwardingEntry(peer.link_address, peer.address))
+        for block in peer.blocks:
+            gateway, source = gateways[block.version], sources.get(block.version)
+            if gateway is not None and source is not None:
+                routes.add(Route(block, gateway, source))
+                neighbours.add(Neighbour(gateway, peer.link_address))
+                entries.add(ForwardingEntry(peer.link_address, peer.address))
     return Forwarding(frozenset(routes), frozenset(neighbours), frozenset(entries))
 
 
@@ -89,20 +102,30 @@ def sysctls() -> dict[tuple[str, ...], int]:
     }
 
 
-def masquerade(universe: str) -> str:
-    """The nftables ruleset that gives a pod's packets the node's address where they leave the range.
+def sysctls_ipv6() -> dict[tuple[str, ...], int]:
+    """What the kernel must be told beside that where pods have IPv6 addresses, too."""
+    return {("net", "ipv6", "conf", "all", "forwarding"): 1}
+
+
+def masquerade(ranges: Iterable[IPNetwork]) -> str:
+    """The nftables ruleset that gives a pod's packets the node's address where they leave their range.
 
     Between pods nothing is translated: the receiver sees the sender's own address. ``fully-random`` source
     ports keep concurrent look-ups from colliding in conntrack (the five seconds' DNS delay).
     """
+    return "".join(_masquerade(pods) for pods in ranges)
+
+
+def _masquerade(pods: IPNetwork) -> str:
+    family, multicast = ("ip", "224.0.0.0/4") if pods.version == 4 else ("ip6", "ff00::/8")
     return f"""\
-table ip weft
-delete table ip weft
-table ip weft {{
+table {family} weft
+delete table {family} weft
+table {family} weft {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
-        ip saddr {universe} ip daddr 224.0.0.0/4 return
-        ip saddr {universe} ip daddr != {universe} oifname != "{BRIDGE}" masquerade fully-random
+        {family} saddr {pods} {family} daddr {multicast} return
+        {family} saddr {pods} {family} daddr != {pods} oifname != "{BRIDGE}" masquerade fully-random
     }}
 }}
 """

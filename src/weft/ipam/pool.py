@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
 
-from weft.ipam.ranges import block_at, usable
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 
 
 class PoolExhausted(Exception):
@@ -23,20 +22,20 @@ class Pool:
     store cannot give another: they are drawn on last. Not safe for use by several threads at once.
     """
 
-    def __init__(self, universe: IPv4Network) -> None:
-        self.universe = universe
-        self._unused: dict[IPv4Network, deque[IPv4Address]] = {}
-        self._released: dict[IPv4Network, dict[IPv4Address, int]] = {}
-        self._in_use: dict[IPv4Network, set[IPv4Address]] = {}
+    def __init__(self, pods: PodRange) -> None:
+        self.pods = pods
+        self._unused: dict[IPNetwork, deque[IPAddress]] = {}
+        self._released: dict[IPNetwork, dict[IPAddress, int]] = {}
+        self._in_use: dict[IPNetwork, set[IPAddress]] = {}
         self._clock = 0
 
     @property
-    def blocks(self) -> list[IPv4Network]:
+    def blocks(self) -> list[IPNetwork]:
         """The node's blocks in the order in which they came."""
         return list(self._in_use)
 
     @property
-    def empty_blocks(self) -> list[IPv4Network]:
+    def empty_blocks(self) -> list[IPNetwork]:
         """Blocks without an address in use, in the order in which they came."""
         return [block for block, addresses in self._in_use.items() if not addresses]
 
@@ -50,55 +49,63 @@ class Pool:
         """How many addresses could be handed out."""
         return sum(len(self._unused[block]) + len(self._released[block]) for block in self._in_use)
 
-    def add_block(self, block: IPv4Network, released: Iterable[IPv4Address] = ()) -> None:
+    def add_block(self, block: IPNetwork, released: Iterable[IPAddress] = ()) -> None:
         """Take a block in; ``released`` are its addresses that were used before, longest-unused first."""
         if block in self._in_use:
             return
-        history = [address for address in released if address in block and usable(self.universe, address)]
+        history = [address for address in released if address in block and self.pods.usable(address)]
         self._in_use[block] = set()
         self._released[block] = {address: self._tick() for address in history}
         seen = set(history)
         self._unused[block] = deque(
-            address for address in block if address not in seen and usable(self.universe, address)
+            address for address in block if address not in seen and self.pods.usable(address)
         )
 
-    def remove_block(self, block: IPv4Network) -> None:
+    def remove_block(self, block: IPNetwork) -> None:
         """Give a block up. Raises AddressInUse where one of its addresses has a holder."""
         if self._in_use.get(block):
             raise AddressInUse(f"block {block} has {len(self._in_use[block])} addresses in use")
         for table in (self._in_use, self._released, self._unused):
             table.pop(block, None)
 
-    def take(self) -> IPv4Address:
+    def first_usable(self, block: IPNetwork) -> IPAddress:
+        """The lowest address of a block that is not excluded, whoever has it. Raises PoolExhausted."""
+        for address in block:
+            if self.pods.usable(address):
+                return address
+        raise PoolExhausted(f"every address of block {block} is excluded")
+
+    def take(self) -> IPAddress:
         """Hand out the next address. Raises PoolExhausted where none is free."""
         address = self._next()
         self.hold(address)
         return address
 
-    def hold(self, address: IPv4Address) -> None:
+    def hold(self, address: IPAddress) -> None:
         """Mark one address as held, whoever decided on it.
 
         Raises AddressInUse where it has a holder, KeyError where it is in none of the node's blocks.
         """
-        block = block_at(self.universe, address)
+        block = self.pods.block_at(address)
         if address in self._in_use[block]:
             raise AddressInUse(f"{address} is held already")
         if self._released[block].pop(address, None) is None:
             unused = self._unused[block]
             if unused and unused[0] == address:
                 unused.popleft()
-            else:
+            elif address in unused:  # what is excluded since it was given out is in no queue
                 unused.remove(address)
         self._in_use[block].add(address)
 
-    def release(self, address: IPv4Address) -> None:
+    def release(self, address: IPAddress) -> None:
         """Take an address back; it goes to the end of the queue. Unknown addresses are ignored."""
-        block = block_at(self.universe, address)
+        block = self.pods.block_at(address)
         if address in self._in_use.get(block, ()):
             self._in_use[block].discard(address)
-            self._released[block][address] = self._tick()
+            if self.pods.usable(address):
+                self._released[block][address] = self._tick()
 
-    def _next(self) -> IPv4Address:
+    def _next(self) -> IPAddress:
         occupied = [block for block, addresses in self._in_use.items() if addresses]
         for blocks in (occupied, self.empty_blocks):
             for block in blocks:

@@ -1,59 +1,220 @@
-"""Pod ranges and the blocks they are divided into."""
+"""Pod ranges, the blocks they are divided into, and what in them no pod gets."""
 
 import ipaddress
-from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
-#: A range is divided into 64 blocks or more, but no block is larger than this (256 addresses).
-LARGEST_BLOCK = 24
-#: A block smaller than eight addresses would hold hardly a pod beside its bridge address.
-SMALLEST_BLOCK = 29
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+#: Prefix length of the largest and of the smallest block that may be asked for, and of a block where nothing is
+#: said: 64 addresses for IPv4, so that 5,000 nodes with 110 pods and a spare block each fit into a /12; IPv6 has
+#: room for larger ones. A smallest block of eight holds hardly a pod beside the bridge's address.
+LARGEST_BLOCK = {4: 20, 6: 116}
+SMALLEST_BLOCK = {4: 29, 6: 125}
+USUAL_BLOCK = {4: 26, 6: 120}
+_EXAMPLE = {4: "10.32.0.0/12", 6: "fd00:10:32::/48"}
 
 
-def parse_range(text: str) -> IPv4Network:
+@dataclass(frozen=True, slots=True)
+class PodRange:
+    """A range that pods get addresses from, divided into blocks of ``block_prefix``.
+
+    ``excluded`` are parts of it that no pod and no bridge gets.
+    """
+
+    network: IPNetwork
+    block_prefix: int
+    excluded: tuple[IPNetwork, ...] = ()
+
+    @classmethod
+    def of(cls, network: IPNetwork | str) -> "PodRange":
+        """A range with blocks of the usual size."""
+        network = ip_network(network)
+        return cls(network, usual_block_prefix(network))
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.network.version
+
+    @property
+    def block_size(self) -> int:
+        """Addresses of a block."""
+        return 1 << (self.network.max_prefixlen - self.block_prefix)
+
+    @property
+    def block_count(self) -> int:
+        """Into how many blocks the range is divided."""
+        return 1 << (self.block_prefix - self.network.prefixlen)
+
+    def __str__(self) -> str:
+        return str(self.network)
+
+    def address(self, number: int) -> IPAddress:
+        """The address that an integer stands for."""
+        return IPv4Address(number) if self.version == 4 else IPv6Address(number)
+
+    def block(self, index: int) -> IPNetwork:
+        """The block of that number, counted from 0."""
+        start = int(self.network.network_address) + index * self.block_size
+        return (
+            IPv4Network((start, self.block_prefix))
+            if self.version == 4
+            else IPv6Network((start, self.block_prefix))
+        )
+
+    def block_at(self, address: IPAddress) -> IPNetwork:
+        """The block that holds the address."""
+        return ip_network((address, self.block_prefix), strict=False)
+
+    def holds(self, block: IPNetwork) -> bool:
+        """Whether it is one of the range's blocks."""
+        return block.version == self.version and block.prefixlen == self.block_prefix and block[0] in self.network
+
+    def usable(self, address: IPAddress) -> bool:
+        """Whether a pod may have the address.
+
+        Beside what is excluded only the whole range's first and last addresses are out: pods see the range's
+        prefix length, so a block's first and last addresses are ordinary ones (10.244.192.0/16 is legal).
+        """
+        return (
+            address in self.network
+            and address not in (self.network.network_address, self.network.broadcast_address)
+            and not any(address in part for part in self.excluded)
+        )
+
+
+def usual_block_prefix(network: IPNetwork) -> int:
+    """The prefix length of a range's blocks where nothing is said: small ranges have 64 blocks, if they can."""
+    return min(max(USUAL_BLOCK[network.version], network.prefixlen + 6), SMALLEST_BLOCK[network.version])
+
+
+def parse_range(text: str) -> IPNetwork:
     """The pod range written as CIDR, such as ``10.32.0.0/12``.
 
     Raises ValueError, naming the value and the mend, for anything else, for host bits that are set, for
     addresses that no pod can have, and for ranges too small to be shared by two nodes.
     """
     if "/" not in text:
-        raise ValueError(f"{text!r} is not a range: write it as CIDR, such as 10.32.0.0/12")
+        raise ValueError(f"{text!r} is not a range: write it as CIDR, such as {_EXAMPLE[4]}")
     try:
         network = ipaddress.ip_network(text, strict=False)
+        given = ipaddress.ip_address(text.partition("/")[0])
     except ValueError as error:
-        raise ValueError(f"{text!r} is not a range: {error}; write it as CIDR, such as 10.32.0.0/12") from None
-    if isinstance(network, ipaddress.IPv6Network):
-        raise ValueError(f"{text!r} is an IPv6 range, which Weft does not serve yet: give an IPv4 range")
-    if str(network.network_address) != text.partition("/")[0]:
+        raise ValueError(f"{text!r} is not a range: {error}; write it as CIDR, such as {_EXAMPLE[4]}") from None
+    if network.network_address != given:
         raise ValueError(f"{text!r} has host bits set: did you mean {network}?")
-    if network.prefixlen >= SMALLEST_BLOCK:
-        raise ValueError(f"{text!r} is too small for two nodes: give a /{SMALLEST_BLOCK - 1} or larger")
+    smallest = SMALLEST_BLOCK[network.version]
+    if network.prefixlen >= smallest:
+        raise ValueError(f"{text!r} is too small for two nodes: give a /{smallest - 1} or larger")
     if network.prefixlen < 8:
         raise ValueError(f"{text!r} is larger than any private range: give a /8 or smaller")
     if network.is_multicast or network.is_loopback or network.is_link_local or network.is_unspecified:
-        raise ValueError(f"{text!r} cannot hold pods: it is reserved; give a private range such as 10.32.0.0/12")
+        example = _EXAMPLE[network.version]
+        raise ValueError(f"{text!r} cannot hold pods: it is reserved; give a private range such as {example}")
     return network
 
 
-def block_prefix(universe: IPv4Network) -> int:
-    """The prefix length of the blocks of a range: /24 down to /18 ranges, longer for smaller ones."""
-    return min(max(LARGEST_BLOCK, universe.prefixlen + 6), SMALLEST_BLOCK)
+def parse_ranges(ranges: str, block_sizes: str = "", excluded: str = "") -> tuple[PodRange, ...]:
+    """The ranges of a cluster: one of IPv4, and beside it one of IPv6 where pods are to have both.
 
-
-def block_at(universe: IPv4Network, address: IPv4Address) -> IPv4Network:
-    """The block of the range that holds the address."""
-    return IPv4Network((address, block_prefix(universe)), strict=False)
-
-
-def usable(universe: IPv4Network, address: IPv4Address) -> bool:
-    """Whether a pod may have the address.
-
-    Only the whole range's network and broadcast addresses are out: pods see the range's prefix length,
-    so a block's first and last addresses are ordinary ones (10.244.192.0/16 is legal).
+    ``block_sizes`` are prefix lengths, ``excluded`` addresses, CIDRs or FIRST-LAST; both for any of the ranges, as
+    everything here separated by commas. Raises ValueError naming the value and the mend.
     """
-    return address in universe and address not in (universe.network_address, universe.broadcast_address)
+    networks = [parse_range(text) for text in _listed(ranges)]
+    versions = [network.version for network in networks]
+    if versions not in ([4], [4, 6], [6, 4]):
+        raise ValueError(f"{ranges!r}: give one IPv4 range, or one IPv4 and one IPv6 range, such as {_both()}")
+    networks.sort(key=lambda network: network.version)
+    prefixes = {network.version: usual_block_prefix(network) for network in networks}
+    for text in _listed(block_sizes):
+        network = _range_of_block_size(text, networks)
+        prefixes[network.version] = int(text.removeprefix("/"))
+    left_out: dict[int, list[IPNetwork]] = {4: [], 6: []}
+    for text in _listed(excluded):
+        for part in _excluded(text, networks):
+            left_out[part.version].append(part)
+    return tuple(
+        PodRange(
+            network,
+            prefixes[network.version],
+            tuple(ipaddress.collapse_addresses(left_out[network.version])),  # type: ignore[type-var]
+        )
+        for network in networks
+    )
 
 
-def overlapping(universe: IPv4Network, routes: Iterable[IPv4Network]) -> IPv4Network | None:
+def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | None:
     """The first route that overlaps the range; default routes overlap everything and do not count."""
-    return next((route for route in routes if route.prefixlen > 0 and route.overlaps(universe)), None)
+    return next(
+        (
+            route
+            for route in routes
+            if route.version == pods.version and route.prefixlen > 0 and route.overlaps(pods)
+        ),
+        None,
+    )
+
+
+def gaps(pods: PodRange, claimed: Collection[IPNetwork]) -> list[tuple[int, int]]:
+    """Runs of free blocks, as (number of the first, length), in ascending order.
+
+    Blocks that are excluded as a whole are not free.
+    """
+    base, size = int(pods.network.network_address), pods.block_size
+    taken = [(number := (int(block.network_address) - base) // size, number) for block in claimed]
+    for part in pods.excluded:
+        first = -(-(int(part.network_address) - base) // size)
+        last = (int(part.broadcast_address) + 1 - base) // size - 1
+        if first <= last:
+            taken.append((first, last))
+    found, next_free = [], 0
+    for first, last in sorted(taken):
+        if first > next_free:
+            found.append((next_free, first - next_free))
+        next_free = max(next_free, last + 1)
+    if next_free < pods.block_count:
+        found.append((next_free, pods.block_count - next_free))
+    return found
+
+
+def _range_of_block_size(text: str, networks: Sequence[IPNetwork]) -> IPNetwork:
+    prefix = text.removeprefix("/")
+    number = int(prefix) if prefix.isascii() and prefix.isdigit() else -1
+    for network in networks:
+        largest = max(LARGEST_BLOCK[network.version], network.prefixlen + 1)
+        if largest <= number <= SMALLEST_BLOCK[network.version]:
+            return network
+    allowed = " or ".join(
+        f"{max(LARGEST_BLOCK[network.version], network.prefixlen + 1)} to {SMALLEST_BLOCK[network.version]} "
+        f"for {network}"
+        for network in networks
+    )
+    raise ValueError(f"block size {text!r}: give a prefix length of {allowed}")
+
+
+def _excluded(text: str, networks: Sequence[IPNetwork]) -> list[IPNetwork]:
+    first, dash, last = text.partition("-")
+    try:
+        parts: list[IPNetwork] = (
+            list(ipaddress.summarize_address_range(ipaddress.ip_address(first), ipaddress.ip_address(last)))
+            if dash
+            else [ip_network(text)]
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"excluded {text!r}: {error}; give an address, a CIDR or FIRST-LAST") from None
+    for part in parts:
+        inside = any(part.version == network.version and part.subnet_of(network) for network in networks)  # type: ignore[arg-type]
+        if not inside:
+            raise ValueError(f"excluded {text!r} is not inside of {' or '.join(map(str, networks))}: leave it out")
+    return parts
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _both() -> str:
+    return ",".join(_EXAMPLE.values())

@@ -6,11 +6,16 @@ halved the range among those that started together, or donated part of their sha
 The same arithmetic, done on paper by every node alike, gives the first places to look.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from functools import cache
+from itertools import islice
 
-from weft.ipam.ranges import block_at, block_prefix
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, gaps
+
+#: How many places that Weave's first peer would have donated are tried; each costs more than the one before.
+PLACES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,60 +57,68 @@ def parse_init(text: str) -> Init:
     raise ValueError(f"ipalloc-init {text!r} is not known: use consensus=N or seed=NAME,NAME,…")
 
 
-def first_block(universe: IPv4Network, claimed: Collection[IPv4Network], init: Init, node: str) -> IPv4Network:
+def first_block(pods: PodRange, claimed: Collection[IPNetwork], init: Init, node: str) -> IPNetwork:
     """The block that a node without any should try to claim.
 
     ``claimed`` are the blocks that have an owner. Raises RangeExhausted where nothing is free.
     """
-    for start in _first_places(universe, init, node):
-        block = block_at(universe, start)
-        if block not in claimed:
+    for start in _first_places(pods, init, node):
+        block = pods.block_at(start)
+        if block not in claimed and _is_served(pods, block):
             return block
-    return middle_of_largest_gap(universe, claimed)
+    return middle_of_largest_gap(pods, claimed)
 
 
-def further_block(
-    universe: IPv4Network, claimed: Collection[IPv4Network], own: Sequence[IPv4Network]
-) -> IPv4Network:
+def further_block(pods: PodRange, claimed: Collection[IPNetwork], own: Sequence[IPNetwork]) -> IPNetwork:
     """The block that a node with blocks should try next: the one behind its newest, if that is free.
 
     Raises RangeExhausted where nothing is free.
     """
     if own:
         behind = int(own[-1].broadcast_address) + 1
-        if behind <= int(universe.broadcast_address):
-            block = block_at(universe, IPv4Address(behind))
-            if block not in claimed:
+        if behind <= int(pods.network.broadcast_address):
+            block = pods.block_at(pods.address(behind))
+            if block not in claimed and _is_served(pods, block):
                 return block
-    return middle_of_largest_gap(universe, claimed)
+    return middle_of_largest_gap(pods, claimed)
 
 
-def middle_of_largest_gap(universe: IPv4Network, claimed: Collection[IPv4Network]) -> IPv4Network:
+def scattered_block(pods: PodRange, claimed: Collection[IPNetwork], node: str, attempt: int) -> IPNetwork:
+    """A free block that depends on the node's name and the attempt: for nodes that lost a race for another.
+
+    All that start at the same time look at the same places first; where each looks elsewhere afterwards, a
+    thousand of them need a few attempts each, not a thousand. Raises RangeExhausted where nothing is free.
+    """
+    free = gaps(pods, claimed)
+    total = sum(length for _, length in free)
+    if total == 0:
+        raise _exhausted(pods)
+    digest = hashlib.sha256(f"{node}\0{attempt}".encode()).digest()
+    chosen = int.from_bytes(digest[:16]) % total
+    for first, length in free:
+        if chosen < length:
+            return pods.block(first + chosen)
+        chosen -= length
+    raise AssertionError("the gaps are shorter than their sum")
+
+
+def middle_of_largest_gap(pods: PodRange, claimed: Collection[IPNetwork]) -> IPNetwork:
     """The block in the middle of the longest run of free blocks; of equal runs the last."""
-    prefix = block_prefix(universe)
-    size = 1 << (32 - prefix)
-    base = int(universe.network_address)
-    total = universe.num_addresses // size
-    best_start, best_length = 0, 0
-    previous = -1
-    for index in [*sorted((int(block.network_address) - base) // size for block in claimed), total]:
-        if index - previous - 1 >= best_length:
-            best_start, best_length = previous + 1, index - previous - 1
-        previous = index
-    if best_length == 0:
-        raise RangeExhausted(f"all {total} blocks of {universe} have an owner")
-    return IPv4Network((base + (best_start + best_length // 2) * size, prefix))
+    longest = max(gaps(pods, claimed), key=lambda gap: (gap[1], gap[0]), default=None)
+    if longest is None:
+        raise _exhausted(pods)
+    first, length = longest
+    return pods.block(first + length // 2)
 
 
-def donations(universe: IPv4Network) -> Iterator[IPv4Address]:
+def donations(pods: PodRange) -> Iterator[IPAddress]:
     """The places that Weave's first peer would have given away, one by one, to peers that came later.
 
     The donor holds the whole range and one address of it. It looks for its largest free CIDR-aligned part:
     in one run of free addresses the first such part, of several runs' equal parts the last run's. Where
     that is more than half of all it has free, it gives away only the upper half.
     """
-    base, last = int(universe.network_address), int(universe.broadcast_address)
-    smallest = 1 << (32 - block_prefix(universe))
+    base, last = int(pods.network.network_address), int(pods.network.broadcast_address)
     runs = [(base + 2, last)]
     while True:
         start, size = max(
@@ -114,29 +127,47 @@ def donations(universe: IPv4Network) -> Iterator[IPv4Address]:
         free = sum(stop - begin + 1 for begin, stop in runs)
         if size > free // 2:
             start, size = start + size // 2, size // 2
-        if size < smallest:
+        if size < pods.block_size:
             return
-        yield IPv4Address(start)
+        yield pods.address(start)
         runs = [piece for run in runs for piece in _without(run, start, start + size - 1)]
 
 
-def halves(universe: IPv4Network, nodes: int) -> list[IPv4Network]:
+def halves(pods: PodRange, nodes: int) -> list[IPNetwork]:
     """The range shared among nodes by recursive halving, always along CIDR boundaries."""
-    if nodes <= 1 or universe.prefixlen >= block_prefix(universe):
-        return [universe]
-    lower, upper = (IPv4Network(half) for half in universe.subnets())
-    return halves(lower, nodes // 2) + halves(upper, nodes - nodes // 2)
+    return _halves(pods.network, pods.block_prefix, nodes)
 
 
-def _first_places(universe: IPv4Network, init: Init, node: str) -> Iterator[IPv4Address]:
+def _halves(share: IPNetwork, longest: int, nodes: int) -> list[IPNetwork]:
+    if nodes <= 1 or share.prefixlen >= longest:
+        return [share]
+    lower, upper = share.subnets()
+    return _halves(lower, longest, nodes // 2) + _halves(upper, longest, nodes - nodes // 2)
+
+
+def _first_places(pods: PodRange, init: Init, node: str) -> Iterator[IPAddress]:
     if isinstance(init, Seed) and node in init.names:
-        yield halves(universe, len(init.names))[init.names.index(node)].network_address
+        yield halves(pods, len(init.names))[init.names.index(node)].network_address
     elif isinstance(init, Consensus):
-        for share in halves(universe, init.nodes):
+        for share in halves(pods, init.nodes):
             yield share.network_address
     else:
-        yield universe.network_address
-    yield from donations(universe)
+        yield pods.network.network_address
+    yield from _donated(pods)
+
+
+@cache
+def _donated(pods: PodRange) -> tuple[IPAddress, ...]:
+    return tuple(islice(donations(pods), PLACES))
+
+
+def _is_served(pods: PodRange, block: IPNetwork) -> bool:
+    """Whether the block is not excluded as a whole."""
+    return not any(block.network_address in part and block.broadcast_address in part for part in pods.excluded)
+
+
+def _exhausted(pods: PodRange) -> RangeExhausted:
+    return RangeExhausted(f"all {pods.block_count} blocks of {pods} have an owner")
 
 
 def _largest_aligned(begin: int, stop: int) -> tuple[int, int]:

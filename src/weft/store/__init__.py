@@ -16,6 +16,7 @@ from weft.store.protocol import (
     StoreError,
     StoreUnavailable,
 )
+from weft.store.reopening import ReopeningStore
 
 __all__ = [
     "Compacted",
@@ -29,6 +30,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "open_store",
+    "open_when_possible",
 ]
 
 
@@ -59,3 +61,14 @@ def open_store(url: str) -> Store:
     from weft.store.sqlite import SqliteStore  # noqa: PLC0415
 
     return SqliteStore(rest)
+
+
+def open_when_possible(url: str) -> Store:
+    """Like ``open_store``, but one that cannot be opened now is opened by the first call that can.
+
+    Raises ValueError.
+    """
+    try:
+        return open_store(url)
+    except StoreUnavailable:
+        return ReopeningStore(lambda: open_store(url))
