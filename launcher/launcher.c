@@ -23,6 +23,8 @@
 #include <unistd.h>
 
 #define SUPPORTED "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"
+/* Plugins that need a later version than the first; src/weft/plugins/registry.py says the same (tests compare). */
+#define OLDEST {"bandwidth", "0.3.0"}, {"firewall", "0.4.0"}, {"vrf", "0.3.1"}
 #define LARGEST_ENVIRONMENT (64u << 10)
 #define LARGEST_CONFIGURATION (1u << 20)
 #define LARGEST_OUTPUT (4u << 20)
@@ -478,17 +480,30 @@ failed:
 
 /* ---- The whole --------------------------------------------------------------------------------------------- */
 
+/* Print the versions that the plugin answers, each between quotes of the caller's choice. */
+static void print_versions(FILE *stream, const char *plugin, const char *quote) {
+    static const char *const versions[] = {SUPPORTED}, *const oldest[][2] = {OLDEST};
+    const char *first = versions[0];
+    for (size_t i = 0; i < sizeof oldest / sizeof *oldest; i++)
+        if (strcmp(plugin, oldest[i][0]) == 0)
+            first = oldest[i][1];
+    bool begun = false;
+    for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
+        if (!begun && strcmp(versions[i], first) != 0)
+            continue;
+        fprintf(stream, "%s%s%s%s", begun ? ", " : "", quote, versions[i], quote);
+        begun = true;
+    }
+}
+
 int main(int count, char **arguments) {
-    static const char *const versions[] = {SUPPORTED};
-    size_t supported = sizeof versions / sizeof *versions;
     const char *slash = count > 0 ? strrchr(arguments[0], '/') : NULL;
     const char *plugin = slash ? slash + 1 : count > 0 ? arguments[0] : "";
     const char *command = getenv("CNI_COMMAND");
     signal(SIGPIPE, SIG_IGN);
     if (!command || !*command) {
         fprintf(stderr, "CNI plugin %s, served by the Weft agent\nCNI protocol versions supported: ", plugin);
-        for (size_t i = 0; i < supported; i++)
-            fprintf(stderr, "%s%s", i ? ", " : "", versions[i]);
+        print_versions(stderr, plugin, "");
         fputs("\n", stderr);
         return 0;
     }
@@ -496,8 +511,7 @@ int main(int count, char **arguments) {
     read_configuration();
     if (strcmp(command, "VERSION") == 0) {
         fputs("{\"cniVersion\": \"1.1.0\", \"supportedVersions\": [", stdout);
-        for (size_t i = 0; i < supported; i++)
-            printf("%s\"%s\"", i ? ", " : "", versions[i]);
+        print_versions(stdout, plugin, "\"");
         puts("]}");
         return fflush(stdout) ? 1 : 0;
     }

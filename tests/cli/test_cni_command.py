@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.namespaces import network_namespace
+from tests.namespaces import ip, network_namespace
 from weft.cli.cni import container_id_of
+from weft.cli.install import PLUGIN_NAMES, install
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ def test_add_check_del(folder: Path) -> None:
 def test_list_shows_what_would_run_and_what_is_wrong(folder: Path) -> None:
     said = weft(folder, None, "list")
     assert "hand  cniVersion 1.0.0" in said
-    assert "/usr/lib/cni/bridge" in said
+    assert "    bridge  /usr/lib/cni/bridge  foreign  0.1.0 to 1.0.0\n" in said
+    assert "      ipam host-local  /usr/lib/cni/host-local  foreign  0.1.0 to 1.0.0\n" in said
     (folder / "net.d" / "20-bad.conf").write_text("{")
     (folder / "net.d" / "30-odd.conf").write_text('{"name": "odd", "type": "no-such"}')
     said = weft(folder, None, "list", status=1)
@@ -68,6 +70,49 @@ def test_list_shows_what_would_run_and_what_is_wrong(folder: Path) -> None:
     assert "20-bad.conf" in said
     listed = json.loads(weft(folder, None, "list", "-o", "json", status=1))
     assert [network["name"] for network in listed["networks"]] == ["hand", "odd"]
+
+
+def test_list_tells_ours_from_others_and_who_would_not_answer(folder: Path) -> None:
+    install(folder / "agent")
+    install(folder / "alone", without_agent=True)
+    network = {
+        "cniVersion": "1.1.0",
+        "name": "mixed",
+        "plugins": [{"type": "bridge", "capabilities": {"mac": True}}, {"type": "firewall"}],
+    }
+    (folder / "net.d" / "05-mixed.conflist").write_text(json.dumps(network))
+    for path, provider in (("agent", "weft, through the agent"), ("alone", "weft, without an agent")):
+        words = ("list", "-o", "json", "--bin-dir", str(folder / path), "--bin-dir", "/usr/lib/cni")
+        listed = json.loads(weft(folder, None, *words))
+        mixed = listed["networks"][0]
+        assert (mixed["name"], mixed["capabilities"]) == ("mixed", ["mac"])
+        assert [row["provider"] for row in mixed["plugins"]] == [provider, provider]
+        assert [row["versions"][0] for row in mixed["plugins"]] == ["0.1.0", "0.4.0"]
+        assert [row["error"] for row in mixed["plugins"]] == ["", ""]
+        found = {row["type"]: row["provider"] for row in listed["plugins"]}
+        assert found.keys() == set(PLUGIN_NAMES)
+        assert set(found.values()) - {provider} <= {"weft, through the agent"}
+    listed = json.loads(weft(folder, None, "list", "-o", "json"))
+    assert "1.1.0" in listed["networks"][0]["plugins"][0]["error"]
+    assert "PROBLEM: does not answer cniVersion 1.1.0" in weft(folder, None, "list")
+
+
+def test_gc_keeps_what_still_has_a_namespace(folder: Path) -> None:
+    cache = ("--cache-dir", str(folder / "cache"))
+    results = folder / "cache" / "results"
+    with network_namespace() as host, network_namespace() as kept:
+        with network_namespace() as gone:
+            for sandbox in (kept, gone):
+                weft(folder, host, "add", "hand", sandbox, "--container-id", sandbox, *cache)
+        assert len(list(results.iterdir())) == 2
+        assert weft(folder, host, "gc", "hand", *cache) == ""
+        assert [file.name for file in results.iterdir()] == [f"hand-{kept}-eth0"]
+        assert weft(folder, host, "check", "hand", kept, "--container-id", kept, *cache) == ""
+        assert weft(folder, host, "gc", "hand", kept, "--all", "--keep", f"{kept}/eth0", *cache) == ""
+        assert len(list(results.iterdir())) == 1
+        assert weft(folder, host, "gc", "hand", kept, "--all", *cache) == ""
+        assert list(results.iterdir()) == []
+        assert "eth0" not in ip("link", namespace=kept)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +123,8 @@ def test_list_shows_what_would_run_and_what_is_wrong(folder: Path) -> None:
         (("add", "hand", "x", "--container-id", "../x"), 1, "CNI_CONTAINERID"),
         (("add", "hand", "x", "--ifname", "a/b"), 1, "CNI_IFNAME"),
         (("add", "hand"), 2, "NETNS"),
+        (("gc", "hand", "--keep", "x"), 1, "--keep"),
+        (("status", "nonet"), 1, "there are: hand"),
         (("list", "--conf-dir", "/nowhere"), 1, "/nowhere"),
     ],
 )

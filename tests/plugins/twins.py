@@ -83,8 +83,12 @@ class Host:
         return Answer(status, json.loads(output) if output.strip() else None)
 
     def _go(self, kind: str, environment: dict[str, str], data: bytes) -> tuple[int, bytes]:
+        return self.execute_plugin(GO_FOLDER / kind, environment, data)
+
+    def execute_plugin(self, executable: Path, environment: dict[str, str], data: bytes) -> tuple[int, bytes]:
+        """Exit status and output of an executable, called as a runtime does on this host."""
         done = subprocess.run(
-            ["nsenter", f"--net={path(self.name)}", GO_FOLDER / kind],
+            ["nsenter", f"--net={path(self.name)}", executable],
             input=data,
             capture_output=True,
             timeout=60,

@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from weft.cli.cni_list import as_text, found_plugins, network_row
 from weft.cli.install import command as install
+from weft.cli.install import uninstall_command as uninstall
 from weft.cni import (
     Attachment,
     CniError,
@@ -19,9 +21,9 @@ from weft.cni import (
     NetworkList,
     Runtime,
     find_network,
-    find_plugin,
     load_directory,
 )
+from weft.kernel.namespace import NetworkNamespace
 
 _NAMESPACES = Path("/run/netns")
 
@@ -52,6 +54,11 @@ _which = _options(
     click.option("--cache-dir", default="/var/lib/cni", show_default=True, help="Folder of what ADD answered."),
     click.option("--timeout", default=60.0, show_default=True, help="Seconds for each plugin."),
 )  # fmt: skip
+_network_only = _options(
+    click.argument("network"),
+    click.argument("netns", required=False),  # cnitool wants one; it means nothing here
+    click.option("--timeout", default=60.0, show_default=True, help="Seconds for each plugin."),
+)
 
 
 @click.group("cni", context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,6 +70,7 @@ def command() -> None:
 
 
 command.add_command(install)
+command.add_command(uninstall)
 
 
 @command.command()
@@ -97,33 +105,54 @@ def check(**options: Any) -> None:
 
 
 @command.command()
-@click.argument("network")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for each plugin.")
+@_network_only
 @_where
-def status(network: str, conf_dir: str, bin_dirs: tuple[str, ...], output: str | None, timeout: float) -> None:
+def status(
+    network: str, conf_dir: str, bin_dirs: tuple[str, ...], output: str | None, timeout: float, **_: Any
+) -> None:
     """Ask a network's plugins whether they could attach a container now."""
     with _errors("status", output):
         Runtime(_path(bin_dirs), timeout=timeout).status(find_network(Path(conf_dir), network))
 
 
+@command.command()
+@_network_only
+@click.option("--cache-dir", default="/var/lib/cni", show_default=True, help="Folder of what ADD answered.")
+@click.option("--keep", multiple=True, metavar="ID/IFNAME", help="An attachment that is valid besides.")
+@click.option(
+    "--all", "everything", is_flag=True, help="No attachment is valid but those to keep, as with cnitool."
+)
+@_where
+def gc(**options: Any) -> None:
+    """Free what a network's plugins hold for containers that are gone.
+
+    Valid are the attachments in the cache whose network namespace is still there; all others are deleted.
+    """
+    with _errors("gc", options["output"]):
+        runtime = Runtime(_path(options["bin_dirs"]), Path(options["cache_dir"]), options["timeout"])
+        network = find_network(Path(options["conf_dir"]), options["network"])
+        valid = {_attachment_named(text) for text in options["keep"]}
+        if not options["everything"]:
+            valid |= {
+                (item.container_id, item.ifname) for item in runtime.attachments(network) if _is_there(item.netns)
+            }
+        runtime.gc(network, valid)
+
+
 @command.command("list")
 @_where
 def list_networks(conf_dir: str, bin_dirs: tuple[str, ...], output: str | None) -> None:
-    """List the networks, in the order in which a runtime finds them, and what they would run."""
+    """List the networks in the order in which a runtime finds them, what they would run, and all plugins."""
     with _errors("list", output):
         networks, errors = load_directory(Path(conf_dir))
-    rows = [_row(network, _path(bin_dirs)) for network in networks]
+    path = _path(bin_dirs)
+    rows, plugins = [network_row(network, path) for network in networks], found_plugins(path)
     if output == "json":
-        click.echo(json.dumps({"networks": rows, "errors": [str(error) for error in errors]}, indent=2))
+        listed = {"networks": rows, "plugins": plugins, "errors": [str(error) for error in errors]}
+        click.echo(json.dumps(listed, indent=2))
     else:
-        for row in rows:
-            click.echo(f"{row['name']}  cniVersion {row['cniVersion']}  {row['file']}")
-            for plugin in row["plugins"]:
-                click.echo(
-                    f"  {plugin['type']:<14} {plugin['executable'] or 'MISSING from ' + ':'.join(_path(bin_dirs))}"
-                )
-        if not rows:
-            click.echo(f"no network in {conf_dir}")
+        for line in as_text(rows, plugins, conf_dir, path):
+            click.echo(line)
         for error in errors:
             click.echo(f"weft cni list: {error}", err=True)
     sys.exit(1 if errors else 0)
@@ -166,17 +195,19 @@ def _path(bin_dirs: tuple[str, ...]) -> list[str]:
     return list(bin_dirs) or [part for part in os.environ.get("CNI_PATH", "/opt/cni/bin").split(":") if part]
 
 
-def _row(network: NetworkList, path: list[str]) -> dict[str, Any]:
-    plugins = []
-    for plugin in network.plugins:
-        try:
-            executable = str(find_plugin(plugin["type"], path))
-        except CniError:
-            executable = ""
-        plugins.append({"type": plugin["type"], "executable": executable})
-    return {
-        "name": network.name,
-        "cniVersion": network.cni_version,
-        "file": str(network.path),
-        "plugins": plugins,
-    }
+def _attachment_named(text: str) -> tuple[str, str]:
+    container_id, separator, ifname = text.rpartition("/")
+    if not separator or not container_id or not ifname:
+        raise CniError(ErrorCode.INVALID_ENVIRONMENT, f"--keep {text!r}: write CONTAINER-ID/INTERFACE")
+    return container_id, ifname
+
+
+def _is_there(netns: str) -> bool:
+    """Whether the namespace exists. One that the cache does not name is taken to."""
+    if not netns:
+        return True
+    try:
+        NetworkNamespace.open(netns).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -12,10 +12,7 @@ from pathlib import Path
 from weft.cni import CniError, ErrorCode, serving
 from weft.kernel.namespace import NetworkNamespace
 from weft.plugins import calls
-from weft.plugins.registry import BY_NAME, find
-
-#: The program that links of the plugins' names lead to.
-PROGRAM = "weft-plugin"
+from weft.plugins.registry import BY_NAME, PROGRAM, find
 
 
 def main() -> int:

@@ -1,6 +1,5 @@
 """Calling another plugin in the name of one that was called (CNI specification, section 4)."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,8 @@ from weft.cni import CniError, Command, ErrorCode, PluginConfiguration, Result, 
 from weft.cni import delegate as execute
 from weft.cni.versions import at_least
 from weft.plugins.plugin import Plugin, PluginRequest
+from weft.plugins.registry import own_program
 from weft.plugins.settings import refused
-
-#: What the executables of this package are called once their links are followed.
-OWN_EXECUTABLES = frozenset({"weft-launcher", "weft-plugin"})
 
 #: IPAM plugins that give addresses out of what is written on this host.
 _WITHOUT_INTERFACE = frozenset({"host-local", "static"})
@@ -117,9 +114,7 @@ class Ipam:
 
 
 def _own(kind: str, request: PluginRequest) -> Plugin | None:
-    if os.path.basename(os.path.realpath(_find(kind, request))) in OWN_EXECUTABLES:  # noqa: PTH119
-        return request.lookup(kind)
-    return None
+    return request.lookup(kind) if own_program(_find(kind, request)) else None
 
 
 def _find(kind: str, request: PluginRequest) -> Path:

@@ -4,6 +4,7 @@ A module is imported when its plugin is first called, so that a call pays for on
 """
 
 import importlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,20 @@ ENTRIES = (
     Entry("vrf", "meta", "Vrf", "puts an interface into a VRF", "0.3.1"),
 )
 BY_NAME = {entry.name: entry for entry in ENTRIES}
+#: The plugin of the agent alone.
+AGENT_PLUGIN = "weave-net"
+
+#: What executables of this package are called once their links are followed: the one asks the agent, the other is
+#: a Python process of its own.
+LAUNCHER = "weft-launcher"
+PROGRAM = "weft-plugin"
+
+
+def own_program(executable: str | os.PathLike[str]) -> str | None:
+    """Which of this package's programs a plugin's executable is, None for a foreign one."""
+    name = os.path.basename(os.path.realpath(executable))  # noqa: PTH119
+    return name if name in (LAUNCHER, PROGRAM) else None
+
 
 _loaded: dict[str, Plugin] = {}
 _loading = threading.Lock()
