@@ -84,10 +84,12 @@ def make_pair(
 
 def check_mac(key: str, text: str, lengths: Sequence[int] = _ETHERNET) -> str:
     """A MAC as the kernel writes it, of one of these lengths in bytes. Raises CniError."""
-    digits = re.sub(r"[:.-]", "", text.lower())
-    if not _MAC.fullmatch(text.lower()) or len(digits) // 2 not in lengths:
+    found = bytes.fromhex(re.sub(r"[:.-]", "", text)) if _MAC.fullmatch(text.lower()) else b""
+    if len(found) not in lengths:
         raise invalid(key, text, "give a MAC such as 0a:58:0a:f4:00:01")
-    return bytes.fromhex(digits).hex(":")
+    if len(found) in _ETHERNET and (found[0] & 1 or not any(found)):
+        raise invalid(key, text, "no device can have it; give one with an even first byte, and not all zero")
+    return found.hex(":")
 
 
 def check_mtu(key: str, mtu: int) -> None:

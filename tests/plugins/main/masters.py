@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.plugins.twins import (
     Configuration,
+    Difference,
     Host,
     add_chain,
     delete_chain,
@@ -37,14 +38,21 @@ def own_dns(seen: dict[str, Any]) -> None:
         seen["result"].pop("dns", None)
 
 
-def trial(home: Host, chain: Sequence[Configuration]) -> None:
+def trial(home: Host, chain: Sequence[Configuration], *, differences: Sequence[Difference] = ()) -> None:
     """ADD by the host's own kind of plugin, DEL by the other: nothing is left but where to search next."""
-    before = lasting(snapshot(home, None))
+    before = _kept(home, differences)
     answer = add_chain(home, chain, {})
     assert answer.status == 0, answer.body
     delete_chain(other(home), chain, answer.body, {})
-    told = list(unequal(before, lasting(snapshot(home, None))))
+    told = list(unequal(before, _kept(home, differences)))
     assert not told, "\n".join(told)
+
+
+def _kept(home: Host, differences: Sequence[Difference]) -> dict[str, Any]:
+    seen = snapshot(home, None)
+    for difference in differences:
+        difference(seen)
+    return lasting(seen)
 
 
 def other(home: Host) -> Host:
