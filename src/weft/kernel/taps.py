@@ -3,9 +3,11 @@
 Source: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
 """
 
+import errno
 import fcntl
 import os
 import struct
+import subprocess
 
 from weft.kernel.attributes import packed_name
 
@@ -18,6 +20,8 @@ _TAP = 0x0002
 _MULTI_QUEUE = 0x0100
 _NO_PACKET_INFORMATION = 0x1000
 _VIRTIO_HEADER = 0x4000
+#: The security context of what the calling thread executes next, proc_pid_attr(5).
+_EXECUTION_CONTEXT = "/proc/thread-self/attr/exec"
 _INTERFACE_REQUEST = struct.Struct("=16sH22x")
 
 
@@ -46,5 +50,39 @@ def create_tap(
         if group is not None:
             fcntl.ioctl(descriptor, _SET_GROUP, group)
         fcntl.ioctl(descriptor, _SET_PERSISTENT, 1)
+    finally:
+        os.close(descriptor)
+
+
+def create_labelled_tap(
+    name: str, context: str, *, owner: int | None = None, group: int | None = None, multi_queue: bool = False
+) -> None:
+    """As ``create_tap``; only processes that may use TAP devices of that SELinux context can open it.
+
+    A device has the context of the process that made it, so ip(8) is executed with that one. Raises OSError:
+    EINVAL where SELinux is off or does not know the context.
+    """
+    packed_name(name)
+    command = ["ip", "tuntap", "add", "mode", "tap", "name", name]
+    command += ["multi_queue"] if multi_queue else []
+    command += ["user", str(owner)] if owner is not None else []
+    command += ["group", str(group)] if group is not None else []
+    _set_execution_context(context)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), "ip tuntap") from None
+    finally:
+        _set_execution_context("")
+    if done.returncode:
+        raise OSError(errno.EIO, done.stderr.strip() or f"exit status {done.returncode}", "ip tuntap")
+
+
+def _set_execution_context(context: str) -> None:
+    descriptor = os.open(_EXECUTION_CONTEXT, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, context.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"SELinux is off or does not know the context ({error.strerror})") from None
     finally:
         os.close(descriptor)
