@@ -91,6 +91,18 @@ class NetworkNamespace:
                 _end_process(error)
             os.close(home)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep out others who lock the namespace's file (flock(2)), be they of another process or thread.
+
+        Each must have opened the namespace for itself.
+        """
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
     def close(self) -> None:
         """Let go of the namespace. Closing twice is fine."""
         descriptor, self._descriptor = self._descriptor, -1

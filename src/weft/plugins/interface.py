@@ -57,7 +57,7 @@ def configure(
         ]
     )
     if with_ipv6 and detect_duplicates and settle:
-        _settle(pod, index, ifname, given.ips)
+        await_addresses(pod, index, ifname, given.ips)
     pod.execute([routes.insert_route(item) for item in route_plan(index, given)])
     return index
 
@@ -192,7 +192,8 @@ def _switch_ipv6_on(ifname: str) -> None:
     sysctl.write(("net", "ipv6", "conf", ifname, "keep_addr_on_down"), 1)
 
 
-def _settle(pod: RouteSocket, index: int, ifname: str, ips: Sequence[IPConfiguration]) -> None:
+def await_addresses(pod: RouteSocket, index: int, ifname: str, ips: Sequence[IPConfiguration]) -> None:
+    """Wait until an interface's addresses of IPv6 can be used. Raises CniError where another host has one."""
     ours = {item.address for item in ips}
     deadline = time.monotonic() + _SETTLE_TIMEOUT
     while True:

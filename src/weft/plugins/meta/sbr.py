@@ -6,15 +6,12 @@ docs/plugins/sbr.md.
 """
 
 import errno
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from weft.cni import IPConfiguration, Result
 from weft.kernel import addresses, links, routes, rules
-from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import NetlinkError, RouteSocket
 from weft.kernel.routes import Route
 from weft.kernel.rules import Rule
@@ -66,7 +63,8 @@ class SourceBasedRouting:
         plan, result, sandbox = parse(request), request.previous_result, request.sandbox
         ifname = request.invocation.ifname
         ips = addresses_of(result, ifname)
-        with locked(sandbox), RouteSocket.open_in(sandbox) as pod, Undo() as undo:
+        # One at a time, be it ours or the reference's, looks for free tables.
+        with sandbox.locked(), RouteSocket.open_in(sandbox) as pod, Undo() as undo:
             if plan.table is not None:
                 moves = Moves(tuple((_alone(item), plan.table) for item in ips))
             else:
@@ -81,7 +79,7 @@ class SourceBasedRouting:
         plan = parse(request)
         if request.namespace is None:
             return
-        with locked(request.namespace), RouteSocket.open_in(request.namespace) as pod:
+        with request.namespace.locked(), RouteSocket.open_in(request.namespace) as pod:
             try:
                 index = links.find_index(pod, request.invocation.ifname)
             except NetlinkError as error:
@@ -219,16 +217,6 @@ def _route(destination: Network, index: int, *, table: int, gateway: Address | N
         protocol=routes.PROTOCOL_BOOT,
         kind=routes.UNICAST,
     )
-
-
-@contextmanager
-def locked(namespace: NetworkNamespace) -> Iterator[None]:
-    """Let one sbr at a time look for free tables in a namespace, be it ours or the reference's."""
-    fcntl.flock(namespace.fd, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(namespace.fd, fcntl.LOCK_UN)
 
 
 def _carry_out(pod: RouteSocket, moves: Moves, undo: Undo) -> None:
