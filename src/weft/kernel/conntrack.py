@@ -1,4 +1,4 @@
-"""Connection tracking: forgetting flows that would otherwise keep an address translation that is out of date.
+"""Connection tracking: what flows there are, and forgetting those that must not go on as they are.
 
 Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 """
@@ -6,6 +6,8 @@ Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from weft.kernel import attributes as attr
 from weft.kernel.netlink import REQUEST, Message, NetlinkSocket
@@ -16,12 +18,18 @@ _DELETE = 1 << 8 | 2
 _HEADER = struct.Struct("=BBH")
 
 _ORIGINAL = 1
+_REPLY = 2
 _FILTER = 25
 _ID = 12
 _PROTOCOL = 2
 _PROTOCOL_NUMBER = 1
+_ADDRESSES = 1
+_SOURCE_PORT = 2
+#: Attributes of source and destination, IPv4 then IPv6 (CTA_IP_V4_SRC and the next).
+_SOURCES, _DESTINATIONS = (1, 3), (2, 4)
 _DESTINATION_PORT = 3
 _FILTER_ORIGINAL = 1
+_REPLY = 2
 _BY_PROTOCOL_NUMBER = 1 << 3
 _BY_DESTINATION_PORT = 1 << 5
 
@@ -56,10 +64,77 @@ def forget_flows(tracking: ConntrackSocket, family: int, protocol: int, port: in
             "!H", port
         ):
             continue
-        # By its identity, so that a flow which came in its place meanwhile is left alone.
-        flow = attr.attribute(_ORIGINAL | attr.NESTED, values[_ORIGINAL]) + attr.attribute(_ID, values[_ID])
-        message = Message(_DELETE, REQUEST, header + flow, f"forget a flow to port {port}")
-        (refused,) = tracking.attempt([message])
+        found += _forget(tracking, family, [(values[_ORIGINAL], values[_ID])], f"forget a flow to port {port}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A tracked connection: its first packet's sender, and to whom it came, behind every translation.
+
+    Ports are 0 for protocols without. ``original`` and ``identity`` stand for it when it is to be forgotten.
+    """
+
+    family: int
+    protocol: int
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    original: bytes
+    identity: bytes
+
+
+def flows(tracking: ConntrackSocket, family: int) -> Iterator[Flow]:
+    """The tracked flows of AF_INET or AF_INET6. Raises NetlinkError."""
+    message = Message(_GET, REQUEST, _HEADER.pack(family, 0, 0), "list the tracked flows")
+    for answer in tracking.dump(message):
+        values = attr.decode(answer, _HEADER.size)
+        if _ORIGINAL not in values or _REPLY not in values or _ID not in values:
+            continue
+        source, _, protocol, source_port, _ = _tuple(family, values[_ORIGINAL])
+        # Replies come from whom the first packet really went to.
+        destination, _, _, destination_port, _ = _tuple(family, values[_REPLY])
+        yield Flow(
+            family, protocol, source, destination, source_port, destination_port, values[_ORIGINAL], values[_ID]
+        )
+
+
+def forget(tracking: ConntrackSocket, found: list[Flow]) -> int:
+    """Forget flows; how many of them were still there. Raises NetlinkError."""
+    count = 0
+    for family in (socket.AF_INET, socket.AF_INET6):
+        identities = [(flow.original, flow.identity) for flow in found if flow.family == family]
+        count += _forget(tracking, family, identities, "forget a flow")
+    return count
+
+
+def _tuple(family: int, data: bytes) -> tuple[str, str, int, int, int]:
+    """Source, destination, protocol, ports."""
+    values = attr.decode(data)
+    place = 0 if family == socket.AF_INET else 1
+    ends = attr.decode(values.get(_ADDRESSES, b""))
+    protocol = attr.decode(values.get(_PROTOCOL, b""))
+    source, destination = (socket.inet_ntop(family, ends[kinds[place]]) for kinds in (_SOURCES, _DESTINATIONS))
+    number = protocol.get(_PROTOCOL_NUMBER, b"\0")[0]
+    ports = [int.from_bytes(protocol.get(kind, b""), "big") for kind in (_SOURCE_PORT, _DESTINATION_PORT)]
+    return source, destination, number, ports[0], ports[1]
+
+
+def _forget(tracking: ConntrackSocket, family: int, identities: list[tuple[bytes, bytes]], doing: str) -> int:
+    """By identity, so that a flow which came in the place of one meanwhile is left alone."""
+    header = _HEADER.pack(family, 0, 0)
+    messages = [
+        Message(
+            _DELETE,
+            REQUEST,
+            header + attr.attribute(_ORIGINAL | attr.NESTED, original) + attr.attribute(_ID, identity),
+            doing,
+        )
+        for original, identity in identities
+    ]
+    found = 0
+    for refused in tracking.attempt(messages):
         if refused is None:
             found += 1
         elif refused.errno != errno.ENOENT:  # it ended by itself

@@ -26,15 +26,11 @@ class Verdict:
 
 
 class Evaluator:
-    """Evaluates packets against one model; intervals are prepared once."""
+    """Evaluates packets against one model; intervals are prepared when they are met."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._intervals = {
-            name: [_interval(element) for element in members.elements]
-            for name, members in model.sets.items()
-            if members.intervals
-        }
+        self._intervals: dict[str, list[tuple[str, int, int]]] = {}
 
     def __call__(self, packet: Packet) -> Verdict:
         """Whether the packet passes."""
@@ -75,6 +71,8 @@ class Evaluator:
         members: Set = self._model.sets[match.set]
         if not members.intervals:
             return element in members.elements
+        if match.set not in self._intervals:
+            self._intervals[match.set] = [_interval(each) for each in members.elements]
         protocol, value = _value(element)
         return any(kind == protocol and low <= value <= high for kind, low, high in self._intervals[match.set])
 

@@ -1,0 +1,60 @@
+"""Asks a node's policy controller over its socket."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from weft.npc.admissions import Admission
+from weft.npc.gate import Unavailable
+
+SOCKET = "policy.sock"
+#: Seconds that an answer may take: an ADD waits for labels in it.
+TIMEOUT = 30.0
+
+
+class Refused(ValueError):
+    """The controller has no answer; the message says why."""
+
+
+def ask(path: Path, verb: str, **question: Any) -> Any:
+    """The answer. Raises OSError where nobody answers, Refused."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect(os.fspath(path))
+        connection.sendall(msgspec.json.encode({"verb": verb, **question}) + b"\n")
+        with connection.makefile("rb") as stream:
+            line = stream.readline()
+    if not line:
+        raise ConnectionResetError(f"{path}: no answer")
+    answer = msgspec.json.decode(line, type=dict[str, Any])
+    if "error" in answer:
+        raise Refused(answer["error"])
+    return answer["answer"]
+
+
+class RemoteGate:
+    """``weft.npc.gate.Gate`` of a controller in a process of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def admit(self, admission: Admission) -> bool:
+        """Raises Unavailable."""
+        return bool(self._ask("admit", **msgspec.to_builtins(admission)))
+
+    def dismiss(self, container_id: str, ifname: str) -> None:
+        """Raises Unavailable."""
+        self._ask("dismiss", container_id=container_id, ifname=ifname)
+
+    def retain(self, valid: frozenset[tuple[str, str]]) -> None:
+        """Raises Unavailable."""
+        self._ask("retain", valid=sorted(valid))
+
+    def _ask(self, verb: str, **question: Any) -> Any:
+        try:
+            return ask(self._path, verb, **question)
+        except (OSError, Refused) as error:
+            raise Unavailable(f"the policy controller at {self._path}: {error}") from error

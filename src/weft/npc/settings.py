@@ -1,0 +1,45 @@
+"""What an operator tells the policy controller, checked before anything is touched."""
+
+from collections.abc import Mapping
+
+from weft.npc.controller import Choices
+
+#: Option, environment variable, help: of the agent and of ``weft npc`` alike.
+OPTIONS = (
+    ("policy-wait", "WEFT_POLICY_WAIT", "Seconds that an attach waits for its pod's labels (default 2)."),
+    (
+        "policy-unknown",
+        "WEFT_POLICY_UNKNOWN",
+        "A pod whose labels do not come: closed isolates it where its namespace has policies, open does not "
+        "(default closed).",
+    ),
+    ("policy-cut", "WEFT_POLICY_CUT", "Whether connections that are no longer allowed end (default true)."),
+    ("policy-log", "WEFT_POLICY_LOG", "Whether what is dropped is logged, 10 a second at most (default false)."),
+)
+
+
+def parse_choices(values: Mapping[str, str | None]) -> Choices:
+    """Check the options as text, by their names. Raises ValueError for the first that cannot be used."""
+    wait = values.get("policy-wait") or "2"
+    try:
+        seconds = float(wait)
+        if not 0 <= seconds <= 20:
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--policy-wait {wait!r}: give 0 to 20 seconds") from None
+    unknown = values.get("policy-unknown") or "closed"
+    if unknown not in ("closed", "open"):
+        raise ValueError(f"--policy-unknown {unknown!r}: use closed or open")
+    return Choices(
+        wait=seconds,
+        open_unknown=unknown == "open",
+        cut=parse_flag("policy-cut", values.get("policy-cut") or "true"),
+        log=parse_flag("policy-log", values.get("policy-log") or "false"),
+    )
+
+
+def parse_flag(name: str, text: str) -> bool:
+    """True or false, as 1 or 0 too. Raises ValueError."""
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(f"--{name} {text!r}: use true or false")
+    return text.lower() in ("true", "1")
