@@ -23,6 +23,7 @@ from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Journal, JournalError, State
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
+from weft.agent.policy import guarded, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.server import LauncherServer
@@ -110,7 +111,8 @@ class Agent:
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
         self._membership = Membership(self._cluster, self._live, self._dataplane, self._node, self._enrolment)
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
-        self._dispatcher = Dispatcher({TYPE: WeaveNet(self._attachments)})
+        self._policy = open_policy(settings)
+        self._dispatcher = Dispatcher({TYPE: guarded(WeaveNet(self._attachments), settings, self._policy)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
 
     def run(self) -> bool:
@@ -126,6 +128,8 @@ class Agent:
         self._attachments.reconcile()
         self._membership.converge()
         self._start_threads()
+        if self._policy is not None:
+            self._policy.start()
         self._replay_deletions()
         self._server.start()
         write_configuration(self._settings.cni_conf_dir, self._settings.hairpin)
@@ -146,6 +150,8 @@ class Agent:
         for thread in self._threads:
             thread.join(STOP_TIMEOUT)
         self._live.keep(at_once=True)
+        if self._policy is not None:
+            self._policy.stop()
         status.close()
         self._store.close()
         self._journal.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.ipam.shares import Init, parse_init
+from weft.npc.settings import PolicySettings, parse_policy_settings
 
 #: A node's name is what Kubernetes takes as one (RFC 1123 subdomain).
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -38,6 +39,7 @@ class Settings:
     http_address: tuple[str, int] | None
     hairpin: bool
     log_level: str
+    policy: PolicySettings
 
     @property
     def cni_socket(self) -> Path:
@@ -95,7 +97,15 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         http_address=_http_address(text("http-address", "127.0.0.1:6784")),
         hairpin=hairpin == "true",
         log_level=_log_level(text("log-level", "info")),
+        policy=_policy(values),
     )
+
+
+def _policy(values: Mapping[str, str | None]) -> PolicySettings:
+    try:
+        return parse_policy_settings(values)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _address(text: str | None) -> IPv4Address | None:

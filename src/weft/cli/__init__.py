@@ -12,6 +12,8 @@ _COMMANDS = {
     "agent": "weft.cli.agent",
     "cni": "weft.cli.cni",
     "lab": "weft.cli.lab",
+    "npc": "weft.cli.npc",
+    "policy": "weft.cli.policy",
     "rmpeer": "weft.cli.rmpeer",
     "status": "weft.cli.status",
 }

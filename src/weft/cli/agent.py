@@ -4,6 +4,8 @@ import sys
 
 import click
 
+from weft.npc.settings import OPTIONS as POLICY_OPTIONS
+
 #: Option, environment twin (Weave's name where Weave had one), what it says.
 _OPTIONS = (
     ("node-name", "HOSTNAME", "This node's name in the cluster."),
@@ -20,6 +22,8 @@ _OPTIONS = (
     ("http-address", "WEAVE_HTTP_ADDR", "Address of the status API, or off (default 127.0.0.1:6784)."),
     ("hairpin", "HAIRPIN_MODE", "Whether a pod may reach itself through a service: true or false (default true)."),
     ("log-level", "WEFT_LOG_LEVEL", "debug, info, warning or error (default info)."),
+    *POLICY_OPTIONS,
+    ("expect-npc", "EXPECT_NPC", "Whether an attach waits for 'weft npc' beside this agent (default false)."),
 )
 
 

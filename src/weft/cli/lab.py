@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 from weft.agent.status import fetch
+from weft.cli import lab_policy
+from weft.cli.tables import print_rows
 from weft.lab import check as proof
 from weft.lab import lifecycle, pods, state
 from weft.lab.network import NAMESPACES
@@ -27,6 +29,7 @@ from weft.lab.topology import (
     check_pod_name,
     node_namespace,
     parse_labels,
+    parse_ports,
     pod_namespace,
 )
 
@@ -108,17 +111,20 @@ def down(lab: str) -> None:
 @click.argument("pod")
 @click.option("--node", required=True, help="The node to run it on.")
 @click.option("--label", multiple=True, help="KEY=VALUE; may be given several times.")
+@click.option("--namespace", "-n", default="default", show_default=True, help="The Kubernetes namespace.")
+@click.option("--port", multiple=True, help="NAME=tcp/80, a port by name; may be given several times.")
 @_lab_option
-def run(pod: str, node: str, label: Sequence[str], lab: str) -> None:
+def run(pod: str, node: str, label: Sequence[str], namespace: str, port: Sequence[str], lab: str) -> None:
     """Run one more pod."""
     with _errors("run"), state.locked(lab):
         check_pod_name(pod)
-        labels = parse_labels(label)
+        check_pod_name(namespace, "namespace")
+        labels, ports = parse_labels(label), parse_ports(port)
         present = state.required(lab)
         present.node(node)
         if any(pod in (other.name, other.node) for other in present.pods) or pod in present.settings.node_names():
             raise LabError(f"the name {pod!r} is taken")
-        new = pods.new_pod(pod, node, labels)
+        new = pods.new_pod(pod, node, labels, namespace, ports)
         present.pods.append(new)
         present.write()
         try:
@@ -156,10 +162,11 @@ def list_pods(output: str | None, lab: str) -> None:
             "labels": pod.labels,
             "containerID": pod.container_id,
             "namespace": pod_namespace(lab, pod.node, pod.name),
+            "podNamespace": pod.namespace,
         }
         for pod in sorted(present.pods, key=lambda pod: pod.name)
     ]
-    _print(rows, output, ("name", "status", "ip", "node"), ("labels", "namespace"))
+    print_rows(rows, output, ("name", "status", "ip", "node"), ("labels", "namespace"))
 
 
 @command.command("nodes")
@@ -179,7 +186,7 @@ def list_nodes(output: str | None, lab: str) -> None:
         }
         for node in present.nodes
     ]
-    _print(rows, output, ("name", "status", "internal-ip", "gateway"), ("blocks", "pods", "namespace"))
+    print_rows(rows, output, ("name", "status", "internal-ip", "gateway"), ("blocks", "pods", "namespace"))
 
 
 @command.command("exec", context_settings={"ignore_unknown_options": True})
@@ -217,13 +224,19 @@ def logs(node: str, follow: bool, lab: str) -> None:
 
 
 @command.command()
+@click.option("--policy", is_flag=True, help="Try every pair and port, and hold it against the policies.")
 @_output_option("json")
 @_lab_option
-def check(output: str | None, lab: str) -> None:
-    """Prove that every pod reaches every pod without NAT; exit 1 naming each pair that does not."""
+def check(policy: bool, output: str | None, lab: str) -> None:
+    """Prove that every pod reaches every pod without NAT; exit 1 naming each pair that does not.
+
+    With --policy: that the policies are obeyed, no more and no less.
+    """
     with _errors("check"):
         present = state.required(lab)
         proof.require_pods(present)
+        if policy:
+            sys.exit(0 if lab_policy.check_policies(present, output) else 1)
         found = proof.prove(present)
     if output == "json":
         rules = [{"rule": rule, "holds": held} for rule, held in found.rules]
@@ -278,28 +291,6 @@ def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
         console.print(f"{mark} {rule}" + (" (no such pair here)" if held is None else ""))
 
 
-def _print(
-    rows: Sequence[dict[str, Any]], output: str | None, columns: Sequence[str], wide_columns: Sequence[str]
-) -> None:
-    """A table as kubectl prints one, or all there is as JSON."""
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-        return
-    shown = [*columns, *(wide_columns if output == "wide" else ())]
-    cells = [[name.upper() for name in shown], *([_cell(row.get(name)) for name in shown] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(shown))]
-    for line in cells:
-        click.echo("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={each}" for key, each in value.items()) or "<none>"
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "<none>"
-    return "<none>" if value in (None, "") else str(value)
-
-
 def _agent_says(lab: state.LabState, node: str) -> dict[str, Any]:
     try:
         report = json.loads(fetch(lab.status_socket(node), "/report")[1])
@@ -310,3 +301,7 @@ def _agent_says(lab: state.LabState, node: str) -> dict[str, Any]:
         "blocks": report["ipam"]["blocks"],
         "pods": report["ipam"]["attachments"],
     }
+
+
+for _each in lab_policy.COMMANDS:
+    command.add_command(_each)

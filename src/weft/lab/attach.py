@@ -27,6 +27,7 @@ class Job(msgspec.Struct, frozen=True):
     pod: str
     container_id: str
     netns: str
+    namespace: str = "default"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -39,7 +40,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
     """Do one job."""
-    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={job.pod}"
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={job.namespace};K8S_POD_NAME={job.pod}"
     attachment = Attachment(job.container_id, job.netns, args=args)
     try:
         if job.verb == "del":

@@ -83,7 +83,7 @@ def _nodes(settings: Settings) -> list[NodeState]:
 
 def _make(lab: LabState, say: Say) -> None:
     settings = lab.settings
-    (lab.folder / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
+    lab.policies.mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in _COVERED:
         if not Path(folder).exists():
             Path(folder).mkdir(parents=True)
@@ -133,6 +133,7 @@ def _start_node(lab: LabState, node: NodeState) -> None:
     settings = lab.settings
     lab.node_folder(node.name).mkdir(mode=0o700, parents=True, exist_ok=True)
     options = ["--range", settings.range, "--store", f"sqlite://{STORE}/store.db"]
+    options += ["--policy-dir", f"{STORE}/policy"]
     if settings.ipalloc_init:
         options += ["--ipalloc-init", settings.ipalloc_init]
     namespace = network.NAMESPACES / node_namespace(settings.name, node.name)
@@ -193,7 +194,7 @@ def _repair(lab: LabState, say: Say) -> bool:
     for pod in [pod for pod in lab.pods if not (pod.ip and pod.process and pod.process.alive)]:
         say(f"pod {pod.name} starts again")
         pods.remove(lab, pod)
-        again = pods.new_pod(pod.name, pod.node, pod.labels)
+        again = pods.new_pod(pod.name, pod.node, pod.labels, pod.namespace, pod.ports)
         lab.pods.append(again)
         lab.write()
         pods.make(lab, [again])

@@ -3,16 +3,22 @@
 TCP port 80     GET /            the address that this pod saw you come from
                 GET /icmp/TOKEN  the address that an echo request with this token came from
 control socket  {"targets": [[name, address], …], "timeout": seconds} → a line of JSON per target
+                {"serve": [[protocol, port], …]} → a line when it answers there (tcp, udp, sctp)
+                {"reach": [[protocol, address, port], …], "timeout": seconds} → one list, true where it answered
+
+SCTP is spoken on raw sockets, INIT and INIT ACK only (RFC 9260): kernels without it pass its packets all the same.
 """
 
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import sys
 import threading
 import time
+from typing import Any, TextIO
 
 PORT = 80
 #: Echo requests that a pod remembers.
@@ -115,29 +121,159 @@ def probe(name: str, address: str, timeout: float) -> dict[str, str]:
     return verdict
 
 
+_served: set[tuple[str, int]] = {("tcp", PORT)}
+_serving = threading.Lock()
+SCTP = 132
+
+
+def serve(protocol: str, port: int) -> None:
+    """Answer on a port, for good."""
+    with _serving:
+        if (protocol, port) in _served:
+            return
+        if protocol == "tcp":
+            listener = socket.create_server(("", port), backlog=256)
+            threading.Thread(target=serve_tcp, args=(listener,), daemon=True).start()
+        elif protocol == "udp":
+            bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            bound.bind(("", port))
+            threading.Thread(target=echo, args=(bound,), daemon=True).start()
+        elif not any(kind == "sctp" for kind, _ in _served):
+            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
+            threading.Thread(target=answer_sctp, args=(raw,), daemon=True).start()
+        _served.add((protocol, port))
+
+
+def echo(bound: socket.socket) -> None:
+    """Send every datagram back."""
+    while True:
+        data, sender = bound.recvfrom(2048)
+        with contextlib.suppress(OSError):
+            bound.sendto(data, sender)
+
+
+def answer_sctp(raw: socket.socket) -> None:
+    """Acknowledge every INIT to a port that is served."""
+    while True:
+        packet, (sender, _) = raw.recvfrom(2048)
+        message = packet[(packet[0] & 15) * 4 :]
+        if len(message) < 32 or message[12] != 1:
+            continue
+        source, destination = struct.unpack("!HH", message[:4])
+        if ("sctp", destination) in _served:
+            tag = struct.unpack("!I", message[16:20])[0]
+            with contextlib.suppress(OSError):
+                raw.sendto(sctp(destination, source, tag, 2), (sender, 0))
+
+
+def sctp(source: int, destination: int, tag: int, kind: int) -> bytes:
+    """An INIT (1) or INIT ACK (2) with its checksum."""
+    chunk = struct.pack("!BBHIIHHI", kind, 0, 20, 0x57454654, 65536, 1, 1, 1)
+    header = struct.pack("!HHI", source, destination, tag)
+    return header + struct.pack("<I", crc32c(header + bytes(4) + chunk)) + chunk
+
+
+def crc32c(data: bytes) -> int:
+    """RFC 9260, appendix A."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def reach(targets: list[tuple[str, str, int]], timeout: float) -> list[bool]:
+    """Try all targets at once; which of them answered in time."""
+    reached = [False] * len(targets)
+    waiting: dict[int, tuple[int, socket.socket]] = {}
+    poll = select.epoll()
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
+    raw.setblocking(False)
+    # Our port of an SCTP probe names its place.
+    base = 20000 + int.from_bytes(os.urandom(2), "big") % 30000
+    for place, (protocol, address, port) in enumerate(targets):
+        if protocol == "sctp":
+            with contextlib.suppress(OSError):
+                raw.sendto(sctp(base + place, port, 0, 1), (address, 0))
+            continue
+        one = socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError, ConnectionError, OSError):
+            one.connect((address, port))
+            if protocol == "udp":
+                one.send(b"weft")
+        waiting[one.fileno()] = place, one
+        poll.register(one, select.EPOLLIN if protocol == "udp" else select.EPOLLOUT)
+    poll.register(raw, select.EPOLLIN)
+    left, deadline = len(targets), time.monotonic() + timeout
+    while left and (rest := deadline - time.monotonic()) > 0:
+        for number, _ in poll.poll(rest):
+            if number == raw.fileno():
+                left -= note_sctp(raw, targets, base, reached)
+                continue
+            place, one = waiting.pop(number)
+            left -= 1
+            poll.unregister(one)
+            reached[place] = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            one.close()
+    for _, one in waiting.values():
+        one.close()
+    raw.close()
+    poll.close()
+    return reached
+
+
+def note_sctp(raw: socket.socket, targets: list[tuple[str, str, int]], base: int, reached: list[bool]) -> int:
+    """Note the INIT ACKs that are there; how many probes they answer."""
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            packet, (sender, _) = raw.recvfrom(2048)
+            message = packet[(packet[0] & 15) * 4 :]
+            source, own = struct.unpack("!HH", message[:4])
+            place = own - base
+            answers = len(message) > 12 and message[12] == 2 and 0 <= place < len(targets)
+            if answers and targets[place] == ("sctp", sender, source) and not reached[place]:
+                reached[place] = True
+                count += 1
+    return count
+
+
 def take_orders(connection: socket.socket) -> None:
-    """Probe what a controller lists, a few at a time, and report each."""
+    """Do what a controller asks for: serve, reach, or probe what it lists, a few at a time."""
     with connection, connection.makefile("rw") as stream:
         order = json.loads(stream.readline())
-        targets = list(order["targets"])
-        lock = threading.Lock()
+        if "serve" in order or "reach" in order:
+            for protocol, port in order.get("serve", ()):
+                serve(protocol, port)
+            targets = [(protocol, address, port) for protocol, address, port in order.get("reach", ())]
+            stream.write(json.dumps(reach(targets, order["timeout"]) if targets else []) + "\n")
+            return
+        report_all(order, stream)
 
-        def work() -> None:
-            while True:
-                with lock:
-                    if not targets:
-                        return
-                    name, address = targets.pop()
-                verdict = probe(name, address, order["timeout"])
-                with lock, contextlib.suppress(OSError):
-                    stream.write(json.dumps(verdict) + "\n")
-                    stream.flush()
 
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+def report_all(order: dict[str, Any], stream: TextIO) -> None:
+    """Probe the targets, a few at a time, and report each."""
+    targets = list(order["targets"])
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not targets:
+                    return
+                name, address = targets.pop()
+            verdict = probe(name, address, order["timeout"])
+            with lock, contextlib.suppress(OSError):
+                stream.write(json.dumps(verdict) + "\n")
+                stream.flush()
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(AT_ONCE)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 def main(control_path: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.lab import network
+from weft.lab import network, policies
 from weft.lab.attach import Job, Outcome
 from weft.lab.state import LabState, PodState, Process
 from weft.lab.topology import LabError, pod_namespace
@@ -27,9 +27,11 @@ ATTACH_TIMEOUT = 300.0
 _POD_PROGRAM = Path(__file__).with_name("pod.py")
 
 
-def new_pod(name: str, node: str, labels: dict[str, str]) -> PodState:
+def new_pod(
+    name: str, node: str, labels: dict[str, str], namespace: str = "default", ports: dict[str, str] | None = None
+) -> PodState:
     """A pod that is still to be made, with a container ID as a runtime gives one."""
-    return PodState(name, node, secrets.token_hex(32), labels)
+    return PodState(name, node, secrets.token_hex(32), labels, namespace=namespace, ports=ports or {})
 
 
 def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], None] = lambda pod: None) -> None:
@@ -42,6 +44,8 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
         for pod, process in zip(pods, threads.map(lambda pod: _start(lab, pod), pods), strict=True):
             pod.process = process
     lab.write()
+    # Labels before the attach: no pod is there before its policies are in force.
+    policies.publish(lab)
     by_name = {pod.name: pod for pod in pods}
     nodes = sorted({pod.node for pod in pods})
     errors = []
@@ -58,6 +62,7 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
         for done in [threads.submit(attach, node) for node in nodes]:
             done.result()
     lab.write()
+    policies.await_revision(lab, policies.publish(lab))
     if errors:
         raise LabError(errors[0])
 
@@ -73,6 +78,7 @@ def remove(lab: LabState, pod: PodState) -> None:
     lab.control_socket(pod).unlink(missing_ok=True)
     lab.pods.remove(pod)
     lab.write()
+    policies.publish(lab)
 
 
 def enter_node(lab: LabState, node: str) -> list[str]:
@@ -109,7 +115,10 @@ def _start(lab: LabState, pod: PodState) -> Process:
 
 
 def _run_jobs(lab: LabState, node: str, verb: str, pods: Sequence[PodState]) -> list[Outcome]:
-    jobs = [Job(verb, pod.name, pod.container_id, str(network.NAMESPACES / _namespace(lab, pod))) for pod in pods]
+    jobs = [
+        Job(verb, pod.name, pod.container_id, str(network.NAMESPACES / _namespace(lab, pod)), pod.namespace)
+        for pod in pods
+    ]
     printed = network.run(
         *enter_node(lab, node), sys.executable, "-m", "weft.lab.attach",
         stdin=msgspec.json.encode(jobs).decode(), timeout=ATTACH_TIMEOUT,

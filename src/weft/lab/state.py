@@ -51,6 +51,9 @@ class PodState:
     labels: dict[str, str] = field(default_factory=dict)
     ip: str = ""
     process: Process | None = None
+    namespace: str = "default"
+    #: Named ports of its containers: name to ``tcp/80``.
+    ports: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,6 +65,8 @@ class LabState:
     pods: list[PodState] = field(default_factory=list)
     folders_made: list[str] = field(default_factory=list)
     complete: bool = False
+    #: Labels of the namespaces that were given some.
+    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -75,6 +80,15 @@ class LabState:
     def status_socket(self, node: str) -> Path:
         """The status API of a node's agent, as it is seen from outside of the node."""
         return self.node_folder(node) / "run" / "weft" / "status.sock"
+
+    def policy_socket(self, node: str) -> Path:
+        """The policy controller of a node, as it is seen from outside of the node."""
+        return self.node_folder(node) / "run" / "weft" / "policy.sock"
+
+    @property
+    def policies(self) -> Path:
+        """The manifests that all nodes enforce."""
+        return self.folder / "store" / "policy"
 
     def agent_log(self, node: str) -> Path:
         """What a node's agent said."""

@@ -84,10 +84,22 @@ def check_lab_name(name: str) -> None:
         raise LabError(f"--lab {name!r}: use at most 32 lower-case letters, digits and '-'", usage=True)
 
 
-def check_pod_name(name: str) -> None:
+def check_pod_name(name: str, what: str = "pod") -> None:
     """Raise LabError for a name that Kubernetes would not take (RFC 1123 label)."""
     if not _LABEL.fullmatch(name):
-        raise LabError(f"pod name {name!r}: use at most 63 lower-case letters, digits and '-'", usage=True)
+        raise LabError(f"{what} name {name!r}: use at most 63 lower-case letters, digits and '-'", usage=True)
+
+
+def parse_ports(texts: Sequence[str]) -> dict[str, str]:
+    """``NAME=PROTOCOL/NUMBER`` ports. Raises LabError."""
+    ports = {}
+    for text in texts:
+        name, _, port = text.partition("=")
+        protocol, _, number = port.partition("/")
+        if not _LABEL.fullmatch(name) or protocol not in ("tcp", "udp", "sctp") or not number.isdigit():
+            raise LabError(f"--port {text!r}: write it as NAME=tcp/80", usage=True)
+        ports[name] = port
+    return ports
 
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str]:

@@ -64,6 +64,11 @@ class FlowCutter:
             self._stopping = True
             self._lock.notify()
 
+    def close(self) -> None:
+        """Close the sockets."""
+        self._tracking.close()
+        self._host.close()
+
     def cut(self, model: Model, moved: frozenset[str]) -> int:
         """Forget every flow of a pod that the model does not allow; how many. Raises NetlinkError."""
         own = {str(item.interface.ip) for item in addresses.dump_addresses(self._host)}

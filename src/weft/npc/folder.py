@@ -45,15 +45,18 @@ class _File:
     problems: tuple[str, ...]
 
 
-def documents(text: bytes) -> list[Any]:
-    """The objects of a manifest: documents of YAML or JSON, lists taken apart. Raises ValueError."""
+def documents(text: bytes, *, is_json: bool = False) -> list[Any]:
+    """The objects of a manifest: documents of YAML, or JSON, with lists taken apart. Raises ValueError."""
     try:
-        found = list(yaml.load_all(text, yaml.CSafeLoader))
-    except yaml.YAMLError as error:
+        # Safe in either spelling: objects of plain types only.
+        found = [msgspec.json.decode(text)] if is_json else list(yaml.load_all(text, yaml.CSafeLoader))
+    except (yaml.YAMLError, msgspec.MsgspecError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     result: list[Any] = []
     for document in found:
-        if isinstance(document, dict) and isinstance(document.get("items"), list):
+        if isinstance(document, list):
+            result += document
+        elif isinstance(document, dict) and isinstance(document.get("items"), list):
             result += document["items"]
         elif document is not None:
             result.append(document)
@@ -110,8 +113,8 @@ class FolderSource:
             if known is not None and known.stamp == stamp:
                 return known
             text = Path(entry.path).read_bytes()
-            found = [msgspec.json.decode(text)] if entry.name.endswith(".json") else documents(text)
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            found = documents(text, is_json=entry.name.endswith(".json"))
+        except (OSError, ValueError) as error:
             problem = f"{entry.name}: {error}"
             _log.error("%s: what it said before stays in force", problem)
             return _File(stamp, known.objects if known else (), (problem,))

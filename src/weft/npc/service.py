@@ -83,6 +83,8 @@ class PolicyService:
         self._server.close()
         for thread in self._threads:
             thread.join(STOP_TIMEOUT)
+        self._cutter.close()
+        self._table.close()
 
     def admit(self, admission: Admission) -> bool:
         """``weft.npc.gate.Gate``. Raises Unavailable."""

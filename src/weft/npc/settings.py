@@ -1,11 +1,14 @@
 """What an operator tells the policy controller, checked before anything is touched."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from weft.npc.controller import Choices
 
 #: Option, environment variable, help: of the agent and of ``weft npc`` alike.
 OPTIONS = (
+    ("policy-dir", "WEFT_POLICY_DIR", "Folder of manifests (NetworkPolicy, Pod, Namespace) to enforce."),
     ("policy-wait", "WEFT_POLICY_WAIT", "Seconds that an attach waits for its pod's labels (default 2)."),
     (
         "policy-unknown",
@@ -16,6 +19,24 @@ OPTIONS = (
     ("policy-cut", "WEFT_POLICY_CUT", "Whether connections that are no longer allowed end (default true)."),
     ("policy-log", "WEFT_POLICY_LOG", "Whether what is dropped is logged, 10 a second at most (default false)."),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Where policies come from: a folder, a controller in a process of its own, or nowhere."""
+
+    folder: Path | None
+    expect_npc: bool
+    choices: Choices
+
+
+def parse_policy_settings(values: Mapping[str, str | None]) -> PolicySettings:
+    """Check the options as text, by their names. Raises ValueError for the first that cannot be used."""
+    folder = values.get("policy-dir")
+    expected = parse_flag("expect-npc", values.get("expect-npc") or "false")
+    if folder and expected:
+        raise ValueError(f"--policy-dir {folder!r}: with --expect-npc it is the controller's to give")
+    return PolicySettings(Path(folder) if folder else None, expected, parse_choices(values))
 
 
 def parse_choices(values: Mapping[str, str | None]) -> Choices:

@@ -1,0 +1,39 @@
+"""The agent's part in NetworkPolicy: enforces a folder's itself, or waits for the controller beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from weft.agent.settings import Settings, SettingsError
+from weft.npc.client import SOCKET, RemoteGate
+from weft.npc.gate import Guarded
+from weft.plugins import Plugin
+
+if TYPE_CHECKING:
+    from weft.npc.service import PolicyService
+
+
+def open_policy(settings: Settings) -> PolicyService | None:
+    """The controller of this process; None where it is not the agent that enforces.
+
+    Raises SettingsError where policies cannot be enforced on this node.
+    """
+    policy = settings.policy
+    if policy.folder is None:
+        return None
+    from weft.npc.folder import FolderSource  # noqa: PLC0415  # only who enforces pays for it
+    from weft.npc.service import PolicyService  # noqa: PLC0415
+    from weft.npc.table import EnforcementError  # noqa: PLC0415
+
+    source = FolderSource(policy.folder)
+    try:
+        return PolicyService(settings.node_name, source, settings.state_dir, settings.run_dir, policy.choices)
+    except EnforcementError as error:
+        raise SettingsError(str(error)) from None
+
+
+def guarded(plugin: Plugin, settings: Settings, service: PolicyService | None) -> Plugin:
+    """The plugin behind the gate of whoever enforces; as it is where nobody does."""
+    if service is not None:
+        return Guarded(plugin, service)
+    return Guarded(plugin, RemoteGate(settings.run_dir / SOCKET)) if settings.policy.expect_npc else plugin
