@@ -2,8 +2,9 @@
 
 ``namespace``   a network namespace as an open descriptor, and entering it for a moment
 ``netlink``     the rtnetlink socket: batches, single questions, dumps; ``attributes`` is its codec
-``links``       devices: veth, bridge, VXLAN; ``addresses``, ``routes``, ``neighbours`` what belongs to them
-``sysctl``      values below /proc/sys
+``links``       devices: veth, bridge, VXLAN; ``kinds`` and ``taps``: other ones
+``addresses``, ``routes``, ``neighbours``: what belongs to devices
+``sysctl``      values below /proc/sys; ``sysfs`` hardware and its drivers
 ``nftables``    rulesets, as text, each applied as one transaction
 ``announce``    telling neighbours that an address has moved
 

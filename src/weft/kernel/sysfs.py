@@ -33,7 +33,10 @@ class Sysfs:
         if "/" in name or "\0" in name or name in ("", ".", ".."):
             return None
         folder = self._root / "bus" / bus / "devices" / name
-        return folder if folder.exists() else None
+        try:
+            return folder if folder.exists() else None
+        except OSError:  # a name that no file can have
+            return None
 
 
 def driver(folder: Path) -> str:

@@ -3,6 +3,7 @@
 Source: Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -36,8 +37,8 @@ def create_tap(
     """Make a TAP device that stays, in the calling thread's network namespace, down.
 
     ``owner`` and ``group`` are the user and group IDs that may open it besides root. ``virtio_header``: frames
-    come with the header that virtual machines use. Raises OSError: EBUSY where the name is taken, ENOENT
-    without /dev/net/tun.
+    come with the header that virtual machines use. A TAP device of that name is taken over, so give a new one.
+    Raises OSError: EINVAL where another device has the name, ENOENT without /dev/net/tun.
     """
     flags = _TAP | _NO_PACKET_INFORMATION
     flags |= _MULTI_QUEUE if multi_queue else 0
@@ -46,12 +47,17 @@ def create_tap(
     try:
         fcntl.ioctl(descriptor, _SET_INTERFACE, _INTERFACE_REQUEST.pack(packed_name(name), flags))
         if owner is not None:
-            fcntl.ioctl(descriptor, _SET_OWNER, owner)
+            fcntl.ioctl(descriptor, _SET_OWNER, _signed(owner))
         if group is not None:
-            fcntl.ioctl(descriptor, _SET_GROUP, group)
+            fcntl.ioctl(descriptor, _SET_GROUP, _signed(group))
         fcntl.ioctl(descriptor, _SET_PERSISTENT, 1)
     finally:
         os.close(descriptor)
+
+
+def _signed(number: int) -> int:
+    """An unsigned number of four bytes as ioctl takes it."""
+    return ctypes.c_int32(number).value
 
 
 def create_labelled_tap(

@@ -45,6 +45,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "mac by the runtime": {"mac": "02:00:00:00:00:01", "runtimeConfig": {"mac": MAC}},
     "owner": {"owner": 1001, "ipam": IPAM},
     "group": {"group": 1002, "ipam": IPAM},
+    "largest owner": {"owner": (1 << 32) - 2},
     "owner and group": {"owner": 0, "group": 1002, "ipam": IPAM},
     "several queues with an owner": {"multiQueue": True, "owner": 1001, "group": 1002},
     "routes": {"ipam": IPAM | {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "192.0.2.0/24", "gw": "10.24.0.9"}]}},
