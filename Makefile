@@ -1,5 +1,5 @@
 # Weft in two commands:  make lab  (a pod network to play with)   make test  (all tests)
-.PHONY: help lab down test lint bench setup setup-dev
+.PHONY: help lab down test lint bench image setup setup-dev
 
 WEFT = .venv/bin/weft
 
@@ -8,6 +8,7 @@ help:
 	@echo "make down   remove the lab"
 	@echo "make test   run all tests"
 	@echo "make lint   style, types and layers"
+	@echo "make image  build the manifest's image, without a container engine"
 	@echo "make bench  measure against the Go plugins and a network set up by hand"
 
 setup:
@@ -29,8 +30,11 @@ test: setup-dev
 lint: setup-dev
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
-	@.venv/bin/mypy src tests bench
+	@.venv/bin/mypy src tests bench deploy/build_image.py
 	@.venv/bin/lint-imports
 
 bench: setup-dev
 	@.venv/bin/python -m bench $(ARGS)
+
+image: setup-dev
+	@.venv/bin/python deploy/build_image.py build/weft-image.tar
