@@ -6,10 +6,11 @@ Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from weft.kernel import attributes as attr
+from weft.kernel.namespace import Kept
 from weft.kernel.netlink import REQUEST, Message, NetlinkSocket
 
 _GET = 1 << 8 | 1
@@ -40,32 +41,29 @@ class ConntrackSocket(NetlinkSocket):
     protocol = 12  # NETLINK_NETFILTER
 
 
-def forget_flows(tracking: ConntrackSocket, family: int, protocol: int, port: int) -> int:
-    """Forget the flows of a protocol that were first sent to a port; how many there were.
+def forget_flows(tracking: ConntrackSocket, family: int, protocol: int, ports: Collection[int]) -> int:
+    """Forget the flows of a protocol that were first sent to one of the ports; how many there were.
 
-    ``family`` is AF_INET or AF_INET6. A kernel from 5.8 on looks them up itself; from an older one all come over.
-    Raises NetlinkError.
+    ``family`` is AF_INET or AF_INET6. The kernel goes through all flows, which takes some milliseconds; one from
+    5.8 on hands over those of the protocol only, for a single port those to it only. Raises NetlinkError.
     """
     header = _HEADER.pack(family, 0, 0)
-    wanted = attr.nested(
-        _ORIGINAL,
-        attr.nested(
-            _PROTOCOL,
-            attr.u8(_PROTOCOL_NUMBER, protocol),
-            attr.attribute(_DESTINATION_PORT, struct.pack("!H", port)),
-        ),
+    sought = {struct.pack("!H", port) for port in ports}
+    wanted, by = [attr.u8(_PROTOCOL_NUMBER, protocol)], _BY_PROTOCOL_NUMBER
+    if len(sought) == 1:
+        wanted += [attr.attribute(_DESTINATION_PORT, port) for port in sought]
+        by |= _BY_DESTINATION_PORT
+    filters = attr.nested(_ORIGINAL, attr.nested(_PROTOCOL, *wanted)) + attr.nested(
+        _FILTER, attr.u32(_FILTER_ORIGINAL, by)
     )
-    by = attr.nested(_FILTER, attr.u32(_FILTER_ORIGINAL, _BY_PROTOCOL_NUMBER | _BY_DESTINATION_PORT))
-    found = 0
-    for answer in tracking.dump(Message(_GET, REQUEST, header + wanted + by, "list the tracked flows")):
+    found = []
+    for answer in tracking.dump(Message(_GET, REQUEST, header + filters, "list the tracked flows")):
         values = attr.decode(answer, _HEADER.size)
         sent = attr.decode(attr.decode(values.get(_ORIGINAL, b"")).get(_PROTOCOL, b""))
-        if sent.get(_PROTOCOL_NUMBER) != bytes([protocol]) or sent.get(_DESTINATION_PORT) != struct.pack(
-            "!H", port
-        ):
+        if sent.get(_PROTOCOL_NUMBER) != bytes([protocol]) or sent.get(_DESTINATION_PORT) not in sought:
             continue
-        found += _forget(tracking, family, [(values[_ORIGINAL], values[_ID])], f"forget a flow to port {port}")
-    return found
+        found.append((values[_ORIGINAL], values[_ID]))
+    return _forget(tracking, family, found, "forget a flow to a port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,10 @@ def _forget(tracking: ConntrackSocket, family: int, identities: list[tuple[bytes
     return found
 
 
-def forget_udp(family: int, port: int) -> int:
+# To close one makes the kernel wait for the readers of nftables' rules, where some were deleted.
+_kept = Kept(ConntrackSocket)
+
+
+def forget_udp(family: int, ports: Collection[int]) -> int:
     """``forget_flows`` of UDP in the calling thread's network namespace."""
-    with ConntrackSocket() as tracking:
-        return forget_flows(tracking, family, socket.IPPROTO_UDP, port)
+    return forget_flows(_kept.get(), family, socket.IPPROTO_UDP, ports)

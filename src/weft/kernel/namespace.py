@@ -7,14 +7,18 @@ which it was opened, so a visit is short: enter, open sockets, come back.
 import ctypes
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Generic, NoReturn, Self, TypeVar
 
 _CLONE_NEWNET = 0x40000000
 #: ioctl on a namespace's descriptor that answers its type (ioctl_ns(2)).
 _NS_GET_NSTYPE = 0xB703
+
+_OWN = "/proc/thread-self/ns/net"
+Thing = TypeVar("Thing")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,7 +63,7 @@ class NetworkNamespace:
     @classmethod
     def current(cls) -> Self:
         """The calling thread's namespace."""
-        return cls(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        return cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
 
     @property
     def fd(self) -> int:
@@ -80,7 +84,7 @@ class NetworkNamespace:
         cannot be entered. Where there is no way back, the process ends: a thread in the wrong namespace would
         change another pod's network.
         """
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _set_namespace(self._descriptor)
             yield
@@ -126,6 +130,27 @@ class NetworkNamespace:
             return "<NetworkNamespace closed>"
         device, inode = self.identity
         return f"<NetworkNamespace {device}:{inode} on descriptor {self._descriptor}>"
+
+
+class Kept(threading.local, Generic[Thing]):
+    """A thing such as a socket that each thread keeps for the network namespace that it is in, and never closes.
+
+    For things that are slow to close. In another namespace a new one takes its place, and with the thread it goes.
+    """
+
+    def __init__(self, make: Callable[[], Thing]) -> None:
+        """``make`` opens one in the calling thread's namespace."""
+        self._make = make
+        self._held: tuple[tuple[int, int], Thing] | None = None
+
+    def get(self) -> Thing:
+        """The thing of the thread's namespace. Raises what ``make`` raises."""
+        status = os.stat(_OWN)  # noqa: PTH116
+        # What is held keeps its namespace alive, so no other has its inode.
+        here = (status.st_dev, status.st_ino)
+        if self._held is None or self._held[0] != here:
+            self._held = (here, self._make())
+        return self._held[1]
 
 
 def _set_namespace(descriptor: int) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from weft.kernel.namespace import NetworkNamespace
+from weft.kernel.namespace import Kept, NetworkNamespace
 
 _LIBRARY = "libnftables.so.1"
 #: Characters of a reason or of a line that are worth showing.
@@ -25,8 +25,9 @@ _CHAIN = re.compile(r"chain (?P<name>\S+) \{")
 #: NFT_CTX_OUTPUT_HANDLE of libnftables(3).
 _SHOW_HANDLES = 1 << 3
 
-# The library's parser keeps its state in global variables.
-_parser = threading.Lock()
+# The library's parser keeps its state in global variables. Re-entrant, for a forgotten context may be closed by
+# whatever the thread does next.
+_parser = threading.RLock()
 
 
 class NftablesError(Exception):
@@ -110,10 +111,20 @@ class NftContext:
         return output
 
 
+_kept = Kept(NftContext)
+
+
+def context() -> NftContext:
+    """The calling thread's context for the namespace that it is in; not to be closed.
+
+    To close one makes the kernel wait, about 18 ms after rules were deleted, for their readers (RCU).
+    """
+    return _kept.get()
+
+
 def apply(ruleset: str) -> None:
     """Apply a ruleset in the calling thread's network namespace, in one transaction. Raises NftablesError."""
-    with NftContext() as context:
-        context.apply(ruleset)
+    context().apply(ruleset)
 
 
 def explained(complaint: str, commands: str) -> NftablesError:
@@ -185,6 +196,9 @@ class _Library:
         if context:
             with _parser:
                 self._library.nft_ctx_free(context)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Command:

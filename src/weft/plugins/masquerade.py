@@ -116,41 +116,38 @@ def _set_up_iptables(interfaces: Sequence[Interface], network: str, container_id
 def _set_up_nftables(interfaces: Sequence[Interface], network: str, ifname: str, container_id: str) -> None:
     comment = _nft_comment(network, ifname, container_id)
     instance = _instance_hash(network, ifname, container_id)
-    with nftables.NftContext() as context:
-        stale = [
-            handle for handle, text in context.rules(f"inet {NFT_TABLE} {_NFT_CHAIN}").items() if instance in text
-        ]
-        lines = [
-            f"add table inet {NFT_TABLE} "
-            '{ comment "Masquerading for plugins from github.com/containernetworking/plugins"; }',
-            f"add chain inet {NFT_TABLE} {_NFT_CHAIN} "
-            '{ comment "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet"; }',
-            f"add chain inet {NFT_TABLE} postrouting {{ type nat hook postrouting priority 100; }}",
-            f"flush chain inet {NFT_TABLE} postrouting",
-            f"add rule inet {NFT_TABLE} postrouting ip daddr {_MULTICAST[4]} return",
-            f"add rule inet {NFT_TABLE} postrouting ip6 daddr {_MULTICAST[6]} return",
-            f"add rule inet {NFT_TABLE} postrouting goto {_NFT_CHAIN}",
-            *(f"delete rule inet {NFT_TABLE} {_NFT_CHAIN} handle {handle}" for handle in stale),
-        ]
-        for item in interfaces:
-            word = "ip" if item.version == 4 else "ip6"
-            lines.append(
-                f"add rule inet {NFT_TABLE} {_NFT_CHAIN} {word} saddr {item.ip} {word} daddr != {item.network} "
-                f'masquerade comment "{comment}"'
-            )
-        context.apply("\n".join(lines) + "\n")
+    stale = [
+        handle
+        for handle, text in nftables.context().rules(f"inet {NFT_TABLE} {_NFT_CHAIN}").items()
+        if instance in text
+    ]
+    lines = [
+        f"add table inet {NFT_TABLE} "
+        '{ comment "Masquerading for plugins from github.com/containernetworking/plugins"; }',
+        f"add chain inet {NFT_TABLE} {_NFT_CHAIN} "
+        '{ comment "Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet"; }',
+        f"add chain inet {NFT_TABLE} postrouting {{ type nat hook postrouting priority 100; }}",
+        f"flush chain inet {NFT_TABLE} postrouting",
+        f"add rule inet {NFT_TABLE} postrouting ip daddr {_MULTICAST[4]} return",
+        f"add rule inet {NFT_TABLE} postrouting ip6 daddr {_MULTICAST[6]} return",
+        f"add rule inet {NFT_TABLE} postrouting goto {_NFT_CHAIN}",
+        *(f"delete rule inet {NFT_TABLE} {_NFT_CHAIN} handle {handle}" for handle in stale),
+    ]
+    for item in interfaces:
+        word = "ip" if item.version == 4 else "ip6"
+        lines.append(
+            f"add rule inet {NFT_TABLE} {_NFT_CHAIN} {word} saddr {item.ip} {word} daddr != {item.network} "
+            f'masquerade comment "{comment}"'
+        )
+    nftables.apply("\n".join(lines) + "\n")
 
 
 def _delete_rules(matches: Callable[[str], bool]) -> None:
-    with nftables.NftContext() as context:
-        chain = f"inet {NFT_TABLE} {_NFT_CHAIN}"
-        lines = [
-            f"delete rule {chain} handle {handle}"
-            for handle, text in context.rules(chain).items()
-            if matches(text)
-        ]
-        if lines:
-            context.apply("\n".join(lines) + "\n")
+    chain = f"inet {NFT_TABLE} {_NFT_CHAIN}"
+    rules = nftables.context().rules(chain)
+    lines = [f"delete rule {chain} handle {handle}" for handle, text in rules.items() if matches(text)]
+    if lines:
+        nftables.apply("\n".join(lines) + "\n")
 
 
 def _stale(table: Table, network: str, keep: set[str]) -> list[str]:

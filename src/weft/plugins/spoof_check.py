@@ -3,7 +3,8 @@
 Two chains per container below a common base chain, named and commented as the reference plugin does.
 """
 
-from weft.kernel.nftables import NftablesError, NftContext
+from weft.kernel import nftables
+from weft.kernel.nftables import NftablesError
 from weft.plugins.settings import refused
 
 _TABLE = "bridge nat"
@@ -32,32 +33,18 @@ def tear_down(identifier: str) -> None:
     """Take the container's chains away; the base chain stays. Raises CniError."""
     own, by_mac, comment = _names(identifier)
     try:
-        with NftContext() as context:
-            rules = context.rules(f"{_TABLE} {_BASE}")
-            lines = [
-                f"delete rule {_TABLE} {_BASE} handle {handle}"
-                for handle, text in rules.items()
-                if f'comment "{comment}"' in text
-            ]
-            for chain in (own, by_mac):
-                # A chain that is there lists itself at least.
-                if _exists(context, chain):
-                    lines += [f"flush chain {_TABLE} {chain}"]
-            lines += [
-                f"delete chain {_TABLE} {line.rsplit(' ', 1)[1]}" for line in lines if line.startswith("flush")
-            ]
-            if lines:
-                context.apply("\n".join(lines) + "\n")
+        chains = nftables.context().chains(_TABLE)
+        lines = [
+            f"delete rule {_TABLE} {_BASE} handle {handle}"
+            for handle, text in chains.get(_BASE, {}).items()
+            if f'comment "{comment}"' in text
+        ]
+        for verb in ("flush", "delete"):
+            lines += [f"{verb} chain {_TABLE} {chain}" for chain in (own, by_mac) if chain in chains]
+        if lines:
+            nftables.apply("\n".join(lines) + "\n")
     except NftablesError as error:
         raise refused(f"macspoofchk: {error}") from None
-
-
-def _exists(context: NftContext, chain: str) -> bool:
-    try:
-        context.list(f"chain {_TABLE} {chain}")
-    except NftablesError:
-        return False
-    return True
 
 
 def _names(identifier: str) -> tuple[str, str, str]:
@@ -67,7 +54,6 @@ def _names(identifier: str) -> tuple[str, str, str]:
 
 def _apply(lines: list[str]) -> None:
     try:
-        with NftContext() as context:
-            context.apply("\n".join(lines) + "\n")
+        nftables.apply("\n".join(lines) + "\n")
     except NftablesError as error:
         raise refused(f"macspoofchk: {error}") from None

@@ -222,9 +222,9 @@ def _let_loopback_out(addresses: Sequence[IPInterface]) -> None:
 
 def _forget_flows(mappings: Sequence[Mapping], addresses: Sequence[IPInterface]) -> None:
     """Else a client of the host's port that sends on and on would reach what was there before."""
-    for address in addresses:
-        for port in {item.host_port for item in mappings if item.protocol == "udp"}:
-            try:
-                conntrack.forget_udp(interface.family(address.ip), port)
-            except OSError as error:
-                _log.warning("cannot forget UDP flows to port %d: %s", port, error)
+    ports = {item.host_port for item in mappings if item.protocol == "udp"}
+    for address in addresses if ports else ():
+        try:
+            conntrack.forget_udp(interface.family(address.ip), ports)
+        except OSError as error:
+            _log.warning("cannot forget UDP flows to the ports %s: %s", ports, error)

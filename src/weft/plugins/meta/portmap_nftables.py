@@ -3,9 +3,10 @@
 Every rule of a container has the container's ID as comment, which is how either plugin finds it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from weft.kernel.nftables import NftablesError, NftContext
+from weft.kernel import nftables
+from weft.kernel.nftables import NftablesError
 from weft.plugins.meta.port_mappings import Forwarding, IPInterface
 
 _TABLE = "cni_hostport"
@@ -20,27 +21,30 @@ _ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 def set_up(forwarding: Forwarding, address: IPInterface) -> None:
     """Lead ports to the container's address. Raises NftablesError, having changed nothing."""
-    with NftContext() as context:
-        context.apply("\n".join((*additions(forwarding, address), "")))
+    wanted = entrances(forwarding, address.version)
+    table = f"{_FAMILIES[address.version]} {_TABLE}"
+    context = nftables.context()
+    # To delete rules makes what comes next wait for their readers: what is right already stays.
+    present = [
+        chain for chain, rules in wanted.items() if list(context.rules(f"{table} {chain}").values()) == rules
+    ]
+    context.apply("\n".join((*additions(forwarding, address, present), "")))
 
 
 def tear_down(forwarding: Forwarding, versions: Sequence[int]) -> None:
     """Take the container's rules away. Raises NftablesError."""
-    with NftContext() as context:
-        lines = [
-            f"delete rule {_FAMILIES[version]} {_TABLE} {chain} handle {handle}"
-            for version in versions
-            for chain, handle, _ in _found(context, forwarding, version)
-        ]
-        if lines:
-            context.apply("\n".join((*lines, "")))
+    lines = [
+        f"delete rule {_FAMILIES[version]} {_TABLE} {chain} handle {handle}"
+        for version in versions
+        for chain, handle, _ in _found(forwarding, version)
+    ]
+    if lines:
+        nftables.apply("\n".join((*lines, "")))
 
 
 def check(forwarding: Forwarding, address: IPInterface) -> None:
     """Raises NftablesError, naming the rule, where one is missing."""
-    with NftContext() as context:
-        found = _found(context, forwarding, address.version)
-    present = [(chain, text) for chain, _, text in found]
+    present = [(chain, text) for chain, _, text in _found(forwarding, address.version)]
     for rule in port_rules(forwarding, address):
         if (_PORTS, rule) not in present:
             raise NftablesError(f"chain {_PORTS} lacks {rule!r}")
@@ -51,30 +55,33 @@ def check(forwarding: Forwarding, address: IPInterface) -> None:
 
 def probe() -> None:
     """Raises NftablesError where nftables does not work here."""
-    with NftContext() as context:
-        context.list("tables")
+    nftables.context().list("tables")
 
 
-def additions(forwarding: Forwarding, address: IPInterface) -> list[str]:
-    """The commands for a container: what all share, made anew as it was, and the container's rules."""
+def entrances(forwarding: Forwarding, version: int) -> dict[str, list[str]]:
+    """The rules of the chains that all share; conditions as they are written, which nft may list otherwise."""
+    entry = " ".join((*forwarding.conditions[version], "fib daddr type local jump", _ALL))
+    return {_ALL: [f"jump {_OLD_PORTS}", f"jump {_PORTS}"], "prerouting": [entry], "output": [entry]}
+
+
+def additions(forwarding: Forwarding, address: IPInterface, present: Collection[str] = ()) -> list[str]:
+    """The commands for a container: what all share, and the container's rules.
+
+    Shared chains are emptied and filled, but for those whose rules are ``present``.
+    """
     version = address.version
     table = f"{_FAMILIES[version]} {_TABLE}"
-    entry = " ".join((*forwarding.conditions[version], "fib daddr type local jump", _ALL))
     lines = [
         f'add table {table} {{ comment "CNI portmap plugin"; }}',
         f"add chain {table} {_PORTS}",
         f"add chain {table} {_OLD_PORTS}",
-        f"add chain {table} {_ALL}",
-        f"flush chain {table} {_ALL}",
-        f"add rule {table} {_ALL} jump {_OLD_PORTS}",
-        f"add rule {table} {_ALL} jump {_PORTS}",
     ]
-    for chain in ("prerouting", "output"):
-        lines += [
-            f"add chain {table} {chain} {{ type nat hook {chain} priority -100; }}",
-            f"flush chain {table} {chain}",
-            f"add rule {table} {chain} {entry}",
-        ]
+    for chain, rules in entrances(forwarding, version).items():
+        kind = "" if chain == _ALL else f" {{ type nat hook {chain} priority -100; }}"
+        lines.append(f"add chain {table} {chain}{kind}")
+        if chain not in present:
+            lines.append(f"flush chain {table} {chain}")
+            lines += [f"add rule {table} {chain} {rule}" for rule in rules]
     if forwarding.masquerade:
         lines.append(f"add chain {table} {_MASQUERADING} {{ type nat hook postrouting priority 100; }}")
     lines += [f"add rule {table} {_PORTS} {rule}" for rule in port_rules(forwarding, address)]
@@ -104,11 +111,11 @@ def masquerading_rules(forwarding: Forwarding, address: IPInterface) -> list[str
     ]
 
 
-def _found(context: NftContext, forwarding: Forwarding, version: int) -> list[tuple[str, int, str]]:
+def _found(forwarding: Forwarding, version: int) -> list[tuple[str, int, str]]:
     """Chain, handle and text of the container's rules."""
     return [
         (chain, handle, text)
-        for chain, rules in context.chains(f"{_FAMILIES[version]} {_TABLE}").items()
+        for chain, rules in nftables.context().chains(f"{_FAMILIES[version]} {_TABLE}").items()
         if chain in (_PORTS, _OLD_PORTS, _MASQUERADING)
         for handle, text in rules.items()
         if text.endswith(_comment(forwarding))
