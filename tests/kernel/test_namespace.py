@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.namespaces import inside, network_namespace, path
-from weft.kernel.namespace import NetworkNamespace
+from weft.kernel.namespace import Kept, NetworkNamespace
 
 
 def identity_here() -> tuple[int, int]:
@@ -121,7 +121,7 @@ def test_without_a_way_back_the_process_ends(namespace: str) -> None:
     # The visitor's descriptor of the way home is the one after its own.
     script = f"""
 import os
-from weft.kernel.namespace import NetworkNamespace
+from weft.kernel.namespace import Kept, NetworkNamespace
 with NetworkNamespace.open({str(path(namespace))!r}) as there, there.entered():
     os.closerange(there.fd + 1, there.fd + 10)
 print("still here")
@@ -136,3 +136,22 @@ def test_the_helper_returns_answers_and_failures(namespace: str) -> None:
     assert inside(namespace, identity_here) == there_identity(namespace)
     with pytest.raises(ZeroDivisionError):
         inside(namespace, lambda: 1 // 0)
+
+
+def test_what_is_kept_is_the_threads_and_the_namespaces(namespace: str) -> None:
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    kept = Kept(make)
+    here = kept.get()
+    assert kept.get() is here
+    there = inside(namespace, kept.get)
+    assert there is not here and kept.get() is here
+    assert inside(namespace, lambda: kept.get() is kept.get())
+    with NetworkNamespace.open(path(namespace)) as other, other.entered():
+        elsewhere = kept.get()
+        assert elsewhere is not here
+    assert kept.get() not in (here, elsewhere)
