@@ -4,7 +4,8 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.namespaces import inside, ip, network_namespace, run
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.fabric import weave
-from weft.fabric.plan import Node, Peer, derived_link_address
+from weft.fabric.plan import Node, Peer, derived_link_address, link_local
 
 UNIVERSE = IPv4Network("10.244.0.0/16")
 
@@ -175,3 +176,45 @@ def test_the_underlay_is_the_default_routes_device_or_the_wanted_address(host: s
 def test_our_own_routes_are_not_foreign(host: str) -> None:
     make(host)
     assert {device for _, device in inside(host, foreign_routes)} == {"eth0"}
+
+
+def test_the_same_for_ipv6_beside_ipv4(host: str) -> None:
+    node = Node(
+        "controlplane", IPv4Address("172.25.1.2"), IPv4Interface("10.244.0.1/16"), 1450,
+        IPv6Interface("fd00:10:244::1/48"),
+    )  # fmt: skip
+    run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1", namespace=host)
+
+    def build() -> Dataplane:
+        both = (UNIVERSE, IPv6Network("fd00:10:244::/48"))
+        dataplane = Dataplane(weave.devices(node), both, find_underlay(None))
+        dataplane.ensure_devices()
+        return dataplane
+
+    one = replace(peer(50), blocks=(IPv4Network("10.244.50.0/24"), IPv6Network("fd00:10:244:50::/120")))
+
+    def ways() -> list[tuple[str, str]]:
+        shown_ = shown(host, "ip", "-6", "-j", "route", "show", "dev", weave.TUNNEL)
+        return [(item["dst"], item["gateway"]) for item in shown_ if "gateway" in item]
+
+    def apply(*peers: Peer) -> int:
+        return inside(host, lambda: build().apply(weave.forwarding(node, peers)))
+
+    assert apply(one) == 5
+    assert apply(one) == 0
+    assert ways() == [("fd00:10:244:50::/120", str(link_local(one.link_address)))]
+    assert "inet6 fd00:10:244::1/48" in ip("address", "show", "weave", namespace=host)
+    assert run("cat", "/proc/sys/net/ipv6/conf/all/forwarding", namespace=host).strip() == "1"
+    assert run("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra", namespace=host).strip() == "2"
+    ip("-6", "address", "add", "fd99::9/64", "dev", "weave", namespace=host)
+    apply(one)
+    assert "fd99::9" not in ip("address", "show", "weave", namespace=host)
+    assert apply() == 5
+    assert ways() == []
+
+
+def test_without_withdrawal_what_only_the_kernel_knows_stays(host: str) -> None:
+    dataplane = make(host)
+    inside(host, lambda: dataplane.apply(plan(peer(50), peer(60))))
+    assert inside(host, lambda: dataplane.apply(plan(peer(50)), withdraw=False)) == 0
+    assert set(tunnel_routes(host)) == {"10.244.50.0/24", "10.244.60.0/24"}

@@ -1,9 +1,10 @@
 """The journal: one holder per address and interface, the order of release, and what outlives a process."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,46 @@ def test_a_foreign_or_newer_file_is_refused_and_kept(path: Path) -> None:
     newer.close()
     with pytest.raises(JournalError, match="newer Weft"):
         Journal(path)
+
+
+def test_a_journal_of_the_first_format_is_taken_over_without_loss(path: Path) -> None:
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    old.executescript(
+        "CREATE TABLE attachments (id INTEGER PRIMARY KEY AUTOINCREMENT, container_id TEXT NOT NULL, "
+        "ifname TEXT NOT NULL, network TEXT NOT NULL, host_interface TEXT NOT NULL, address TEXT, "
+        "state TEXT NOT NULL, created REAL NOT NULL);"
+        "CREATE UNIQUE INDEX one_per_interface ON attachments (container_id, ifname) WHERE state != 'retiring';"
+        "CREATE UNIQUE INDEX one_per_address ON attachments (address) WHERE address IS NOT NULL;"
+        "CREATE TABLE released (address TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+        "INSERT INTO attachments VALUES (7, 'c', 'eth0', 'weave', 'v', '10.32.0.2', 'attached', 1.5);"
+        "INSERT INTO released VALUES ('10.32.0.9', 1); INSERT INTO facts VALUES ('gateway', '10.32.0.1');"
+        "PRAGMA user_version = 1;"
+    )
+    old.close()
+    for _ in range(2):
+        journal = Journal(path)
+        (kept,) = journal.attachments()
+        assert (kept.id, kept.container_id, kept.state, kept.created) == (7, "c", State.ATTACHED, 1.5)
+        assert kept.addresses == (address(2),)
+        assert journal.released() == [address(9)]
+        assert journal.fact("gateway") == "10.32.0.1"
+        journal.close()
+    journal = Journal(path)
+    both = journal.reserve("d", "eth0", "weave", "w", address(3), IPv6Address("fd00::3"))
+    assert journal.find("d", "eth0") == both
+    with pytest.raises(JournalError, match="UNIQUE"):
+        journal.reserve("e", "eth0", "weave", "x", address(4), IPv6Address("fd00::3"))
+    journal.forget([both])
+    assert journal.released() == [address(9), address(3), IPv6Address("fd00::3")]
+
+
+def test_blocks_are_remembered_in_their_order_until_they_are_dropped(path: Path) -> None:
+    journal = Journal(path)
+    blocks = [ip_network(text) for text in ("10.32.1.0/26", "10.32.0.0/26", "fd00::/120")]
+    for block in (*blocks, blocks[0]):
+        journal.add_block(block)
+    assert Journal(path).blocks() == blocks
+    journal.drop_block(blocks[1])
+    assert Journal(path).blocks() == [blocks[0], blocks[2]]

@@ -1,13 +1,21 @@
 """Mode weave: one route per block, one neighbour and one forwarding entry per peer, an MTU that fits."""
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import replace
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.fabric import weave
-from weft.fabric.plan import ForwardingEntry, Neighbour, Node, Peer, Route, derived_link_address
+from weft.fabric.plan import ForwardingEntry, Neighbour, Node, Peer, Route, derived_link_address, link_local
 
 NODE = Node("controlplane", IPv4Address("172.25.1.2"), IPv4Interface("10.244.0.1/16"), 1450)
 PEER = Peer(
@@ -51,6 +59,24 @@ def test_state_grows_with_nodes_and_blocks_only(others: list[Peer]) -> None:
     assert len(plan.neighbours) == len(plan.entries) == len(serving)
 
 
+def test_ipv6_blocks_are_reached_through_the_peers_link_local_address() -> None:
+    six = IPv6Network("fd00:10:244:c000::/120")
+    peer = replace(PEER, blocks=(*PEER.blocks, six), gateway6=IPv6Address("fd00:10:244:c000::"))
+    node = replace(NODE, bridge6=IPv6Interface("fd00:10:244::1/48"))
+    plan = weave.forwarding(node, [peer])
+    gateway = link_local(peer.link_address)
+    assert Route(six, gateway, IPv6Address("fd00:10:244::1")) in plan.routes
+    assert plan.neighbours == {Neighbour(PEER.gateway, PEER.link_address), Neighbour(gateway, PEER.link_address)}
+    assert len(plan.entries) == 1
+    # A node without IPv6 has no use for it.
+    assert weave.forwarding(NODE, [peer]) == weave.forwarding(NODE, [PEER])
+    assert weave.forwarding(node, [PEER]) == weave.forwarding(NODE, [PEER])
+
+
+def test_a_link_local_address_is_made_of_the_mac() -> None:
+    assert link_local("02:00:5e:10:20:30") == IPv6Address("fe80::5eff:fe10:2030")
+
+
 def test_a_node_is_not_its_own_peer() -> None:
     own = Peer(NODE.name, NODE.address, "02:00:00:00:00:01", NODE.bridge.ip, (IPv4Network("10.244.0.0/24"),))
     assert not weave.forwarding(NODE, [own]).routes
@@ -75,3 +101,10 @@ def test_mtu(underlay: int, wanted: int | None, pods: int) -> None:
 def test_an_mtu_that_does_not_fit_is_refused(underlay: int, wanted: int | None) -> None:
     with pytest.raises(ValueError, match=str(wanted or underlay)):
         weave.mtu(underlay, wanted)
+
+
+def test_ipv6_asks_more_of_the_underlay() -> None:
+    assert weave.mtu(1330, ipv6=True) == 1280
+    for underlay, wanted in ((1329, None), (1500, 1000)):
+        with pytest.raises(ValueError, match="1280"):
+            weave.mtu(underlay, wanted, ipv6=True)

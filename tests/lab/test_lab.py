@@ -150,6 +150,18 @@ def test_up_run_rm_and_up_again(lab: Lab) -> None:
     lab.weft("exec", "node01", "--", "sh", "-c", "exit 7", status=7)
 
 
+def test_both_families(lab: Lab) -> None:
+    lab.weft("up", "--pods-per-node", "2", "--range", "10.32.0.0/12,fd00:10:32::/48")
+    by_name = {pod["name"]: pod for pod in lab.pods()}
+    assert (by_name["web-1"]["ip"][:8], by_name["web-1"]["ip6"][:12]) == ("10.32.0.", "fd00:10:32::")
+    assert "12 of 12 pairs" in lab.weft("check")
+    # One family that is broken is named, and the other is not.
+    lab.execute("web-2", "ip", "-6", "route", "del", "default")
+    said = lab.weft("check", status=1)
+    assert "✗ web-2 → web-1: IPv6 TCP:" in said
+    assert not re.search("(: |; )TCP", said)
+
+
 def test_two_labs_at_once(lab: Lab) -> None:
     other = Lab()
     try:
@@ -247,6 +259,8 @@ def test_down_after_a_killed_up_leaves_nothing(lab: Lab, seconds: float) -> None
         (("--underlay", "10.32.201.0/24"), 2, "10.32.0.0/12 overlaps the underlay 10.32.201.0/24"),
         (("--range", "ten"), 2, "--range 'ten'"),
         (("--range", "10.0.0.1/8"), 2, "host bits"),
+        (("--range", "10.0.0.0/8,fd00::1/48"), 2, "fd00::1/48"),
+        (("--range", "10.0.0.0/8,10.1.0.0/16"), 1, "one IPv4 and one IPv6"),
         (("--nodes", "0"), 2, "--nodes 0"),
         (("--nodes", "50", "--underlay", "172.25.1.0/28"), 2, "no room for 50 nodes"),
         (("--range", "10.1.0.0/30"), 1, "too small"),

@@ -36,7 +36,8 @@ from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import overlapping
 from weft.ipam.shares import RangeExhausted
 from weft.kernel.netlink import NetlinkError
-from weft.plugins.main.weave_net import TYPE, WeaveNet
+from weft.plugins.main.weave_net import WeaveNet
+from weft.plugins.main.weave_settings import TYPE
 from weft.store import StoreError, open_when_possible
 
 _log = logging.getLogger(__name__)

@@ -245,7 +245,11 @@ def _observe(host: RouteSocket, tunnel: int, family: int | None) -> Forwarding:
 
 def _route(tunnel: int, item: Route) -> Message:
     return routes.replace_route(
-        item.destination, gateway=item.gateway, device=tunnel, source=item.source, on_link=True
+        item.destination,
+        gateway=item.gateway,
+        device=tunnel,
+        source=item.source,
+        on_link=item.destination.version == 4,
     )
 
 

@@ -59,7 +59,13 @@ def command() -> None:
 @command.command()
 @click.option("--nodes", default=2, show_default=True, help="How many nodes.")
 @click.option("--pods-per-node", default=2, show_default=True, help="How many pods on each.")
-@click.option("--range", "pod_range", default=DEFAULT_RANGE, show_default=True, help="The pod range, as CIDR.")
+@click.option(
+    "--range",
+    "pod_range",
+    default=DEFAULT_RANGE,
+    show_default=True,
+    help="The pod range, as CIDR; with IPv6: A,B.",
+)
 @click.option("--ipalloc-init", default="", help="How first shares are found: consensus=N or seed=NAME,NAME.")
 @click.option("--underlay", default=DEFAULT_UNDERLAY, show_default=True, help="The nodes' own network.")
 @click.option("--underlay-mtu", default=1500, show_default=True, help="Its MTU in bytes.")
@@ -158,6 +164,7 @@ def list_pods(output: str | None, lab: str) -> None:
             "name": pod.name,
             "status": "Running" if pod.ip and pod.process and pod.process.alive else "Failed",
             "ip": pod.ip,
+            **({"ip6": pod.ip6} if pod.ip6 else {}),
             "node": pod.node,
             "labels": pod.labels,
             "containerID": pod.container_id,
@@ -166,7 +173,8 @@ def list_pods(output: str | None, lab: str) -> None:
         }
         for pod in sorted(present.pods, key=lambda pod: pod.name)
     ]
-    print_rows(rows, output, ("name", "status", "ip", "node"), ("labels", "namespace"))
+    second = ("ip6",) if any("ip6" in row for row in rows) else ()
+    print_rows(rows, output, ("name", "status", "ip", "node"), (*second, "labels", "namespace"))
 
 
 @command.command("nodes")

@@ -71,7 +71,7 @@ class Devices:
 @dataclass(frozen=True, slots=True)
 class Route:
     """Packets for the destination go to the gateway, which is reachable through the tunnel although no
-    subnet there says so; the node's own packets leave with ``source``."""
+    subnet there says so; the node's own packets leave with ``source``. IPv6 gateways are link-local."""
 
     destination: IPNetwork
     gateway: IPAddress
@@ -101,6 +101,12 @@ class Forwarding:
     routes: frozenset[Route]
     neighbours: frozenset[Neighbour]
     entries: frozenset[ForwardingEntry]
+
+
+def link_local(link_address: str) -> IPv6Address:
+    """The link-local address that belongs to a MAC (RFC 4291, appendix A)."""
+    mac = bytes.fromhex(link_address.replace(":", ""))
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
 def derived_link_address(role: str, node: str) -> str:

@@ -6,7 +6,7 @@ the route to them leaves through another device), and the node routes the packet
 Behind the tunnel a peer is one MAC at one underlay address. Nothing is flooded between nodes.
 
 IPv6 has no proxy for a whole range, so pods know no subnet there: a pod has a /128 and sends everything to the
-bridge's address. The rest is the same, over the same tunnel.
+bridge's address. The rest is the same, over the same tunnel, with link-local gateways.
 """
 
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from weft.fabric.plan import (
     Route,
     Vxlan,
     derived_link_address,
+    link_local,
 )
 
 BRIDGE = "weave"
@@ -74,12 +75,13 @@ def forwarding(node: Node, peers: Iterable[Peer]) -> Forwarding:
     sources = {bridge.version: bridge.ip for bridge in node.bridges}
     routes, neighbours, entries = set(), set(), set()
     for peer in peers:
-        gateways: dict[int, IPAddress | None] = {4: peer.gateway, 6: peer.gateway6}
+        # To the kernel an IPv6 gateway out of the range would be on the bridge, where the range is.
+        gateways: dict[int, IPAddress] = {4: peer.gateway, 6: link_local(peer.link_address)}
         if peer.name == node.name:
             continue
         for block in peer.blocks:
             gateway, source = gateways[block.version], sources.get(block.version)
-            if gateway is not None and source is not None:
+            if source is not None:
                 routes.add(Route(block, gateway, source))
                 neighbours.add(Neighbour(gateway, peer.link_address))
                 entries.add(ForwardingEntry(peer.link_address, peer.address))

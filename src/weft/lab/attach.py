@@ -31,11 +31,12 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A pod's address, or what went wrong."""
+    """A pod's addresses, or what went wrong."""
 
     pod: str
     ip: str = ""
     error: str = ""
+    ip6: str = ""
 
 
 def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
@@ -47,7 +48,8 @@ def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
             runtime.delete(network, attachment)
             return Outcome(job.pod)
         result = runtime.add(network, attachment)
-        return Outcome(job.pod, ip=str(result.ips[0].address.ip))
+        by_family = {item.address.version: str(item.address.ip) for item in reversed(result.ips)}
+        return Outcome(job.pod, ip=by_family.get(4, ""), ip6=by_family.get(6, ""))
     except CniError as error:
         return Outcome(job.pod, error=f"{error} (code {int(error.code)})")
 

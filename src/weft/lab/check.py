@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +13,9 @@ from weft.lab.topology import LabError
 AT_ONCE = 8
 #: Seconds for one connection or echo.
 TIMEOUT = 3.0
+
+#: What a pod says of one address: whom the receiver saw by ``tcp`` and ``icmp``, or ``tcp_error``, ``icmp_error``.
+Report = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,19 @@ class Proof:
         return not any(held is False for _, held in self.rules)
 
 
-def judge(source: PodState, target: PodState, report: dict[str, str] | None) -> Pair:
-    """Hold what a target saw against the sender's own address."""
+def judge(source: PodState, target: PodState, reports: Mapping[str, Report]) -> Pair:
+    """Hold what a target saw, at each of its addresses, against the sender's own address of that family."""
     problems = []
-    if report is None:
-        problems.append(f"pod {source.name} did not report")
-    for way, name in (("tcp", "TCP"), ("icmp", "ICMP")):
+    for label, address in target.addresses.items():
+        report, own = reports.get(address), source.addresses.get(label)
         if report is None:
-            break
-        if error := report.get(f"{way}_error"):
-            problems.append(f"{name}: {error.lower()}")
-        elif report.get(way) != source.ip:
-            problems.append(f"{name}: NAT, the receiver saw {report.get(way)} instead of {source.ip}")
+            problems.append(f"pod {source.name} did not report on {address}")
+            continue
+        for way, name in (("tcp", f"{label}TCP"), ("icmp", f"{label}ICMP")):
+            if error := report.get(f"{way}_error"):
+                problems.append(f"{name}: {error.lower()}")
+            elif report.get(way) != own:
+                problems.append(f"{name}: NAT, the receiver saw {report.get(way)} instead of {own}")
     return Pair(source.name, target.name, source.node == target.node, tuple(problems))
 
 
@@ -80,11 +84,12 @@ def prove(lab: LabState, pods: Sequence[PodState] | None = None) -> Proof:
     def try_from(source: PodState) -> list[Pair]:
         targets = [pod for pod in addressed if pod is not source]
         reports = _reports(lab, source, targets)
-        return [judge(source, target, reports.get(target.name)) for target in targets]
+        return [judge(source, target, reports) for target in targets]
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         pairs = [pair for found in threads.map(try_from, addressed) for pair in found]
-    return Proof(tuple(pairs), tuple(pod.name for pod in every if not pod.ip))
+    wanted = max((len(pod.addresses) for pod in every), default=1)
+    return Proof(tuple(pairs), tuple(pod.name for pod in every if len(pod.addresses) < max(wanted, 1)))
 
 
 def summary(pairs: Iterable[Pair], nodes: dict[str, str]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -97,10 +102,10 @@ def summary(pairs: Iterable[Pair], nodes: dict[str, str]) -> dict[tuple[str, str
     return counts
 
 
-def _reports(lab: LabState, source: PodState, targets: Sequence[PodState]) -> dict[str, dict[str, str]]:
-    """What a pod reports of its targets, by name; nothing where the pod itself does not answer."""
-    order = {"targets": [[pod.name, pod.ip] for pod in targets], "timeout": TIMEOUT}
-    reports: dict[str, dict[str, str]] = {}
+def _reports(lab: LabState, source: PodState, targets: Sequence[PodState]) -> dict[str, Report]:
+    """What a pod reports of its targets' addresses; nothing where the pod itself does not answer."""
+    order = {"targets": [a for pod in targets for a in pod.addresses.values()], "timeout": TIMEOUT}
+    reports: dict[str, Report] = {}
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(4 * TIMEOUT)

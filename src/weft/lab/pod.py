@@ -2,11 +2,13 @@
 
 TCP port 80     GET /            the address that this pod saw you come from
                 GET /icmp/TOKEN  the address that an echo request with this token came from
-control socket  {"targets": [[name, address], …], "timeout": seconds} → a line of JSON per target
+control socket  {"targets": [address, …], "timeout": seconds} → a line of JSON per target
                 {"serve": [[protocol, port], …]} → a line when it answers there (tcp, udp, sctp)
                 {"reach": [[protocol, address, port], …], "timeout": seconds} → one list, true where it answered
 
 SCTP is spoken on raw sockets, INIT and INIT ACK only (RFC 9260): kernels without it pass its packets all the same.
+
+IPv4 and IPv6 alike, where the pod has both; ``reach`` speaks IPv4.
 """
 
 import contextlib
@@ -36,7 +38,9 @@ _seen_more = threading.Condition()
 def serve_tcp(listener: socket.socket) -> None:
     """Answer every caller with the address that it has from here."""
     while True:
-        connection, (address, _) = listener.accept()
+        connection, sender = listener.accept()
+        # A socket for both families shows IPv4 addresses as ::ffff:10.32.0.2.
+        address = sender[0].removeprefix("::ffff:")
         threading.Thread(target=answer, args=(connection, address), daemon=True).start()
 
 
@@ -54,12 +58,13 @@ def answer(connection: socket.socket, address: str) -> None:
 
 def watch_icmp(raw: socket.socket) -> None:
     """Remember from whom echo requests came, by the token that they carry."""
+    request = kinds(raw.family)[0]
     while True:
-        packet, (address, _) = raw.recvfrom(2048)
-        message = packet[(packet[0] & 15) * 4 :]
-        if len(message) >= 24 and message[0] == 8:
+        packet, sender = raw.recvfrom(2048)
+        message = icmp_message(raw.family, packet)
+        if len(message) >= 24 and message[0] == request:
             with _seen_more:
-                _seen[message[8:24].hex()] = address
+                _seen[message[8:24].hex()] = sender[0]
                 if len(_seen) > REMEMBERED:
                     _seen.pop(next(iter(_seen)))
                 _seen_more.notify_all()
@@ -86,18 +91,44 @@ def ask(address: str, path: str, timeout: float) -> str:
 def ping(address: str, timeout: float) -> str:
     """Send an echo request and wait for its reply; the token that it carried. Raises OSError."""
     token = os.urandom(16)
-    header = struct.pack("!BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, 1)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    request, answer_kind = kinds(family)
+    header = struct.pack("!BBHHH", request, 0, 0, os.getpid() & 0xFFFF, 1)
+    # The kernel fills in ICMPv6's checksum itself.
     message = header[:2] + struct.pack("!H", checksum(header + token)) + header[4:] + token
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+    with raw_socket(family) as raw:
         deadline = time.monotonic() + timeout
         raw.sendto(message, (address, 0))
         while (left := deadline - time.monotonic()) > 0:
             raw.settimeout(left)
-            packet, (sender, _) = raw.recvfrom(2048)
-            reply = packet[(packet[0] & 15) * 4 :]
-            if sender == address and reply[:1] == b"\0" and reply[8:24] == token:
+            packet, sender = raw.recvfrom(2048)
+            reply = icmp_message(family, packet)
+            if sender[0] == address and reply[:1] == bytes([answer_kind]) and reply[8:24] == token:
                 return token.hex()
     raise TimeoutError("timed out")
+
+
+def kinds(family: int) -> tuple[int, int]:
+    """The type of an echo request and of its reply (RFC 792, RFC 4443)."""
+    return (128, 129) if family == socket.AF_INET6 else (8, 0)
+
+
+def icmp_message(family: int, packet: bytes) -> bytes:
+    """What a raw socket's packet carries: IPv4's come with their header, IPv6's without."""
+    return packet if family == socket.AF_INET6 else packet[(packet[0] & 15) * 4 :]
+
+
+def raw_socket(family: int) -> socket.socket:
+    """A socket for ICMP of a family. Raises OSError."""
+    protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    return socket.socket(family, socket.SOCK_RAW, protocol)
+
+
+def listen() -> socket.socket:
+    """The TCP listener: for both families where there are two."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", PORT), family=socket.AF_INET6, backlog=256, dualstack_ipv6=True)
+    return socket.create_server(("", PORT), backlog=256)
 
 
 def checksum(data: bytes) -> int:
@@ -107,9 +138,9 @@ def checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def probe(name: str, address: str, timeout: float) -> dict[str, str]:
+def probe(address: str, timeout: float) -> dict[str, str]:
     """What another pod saw of us, by TCP and by ICMP; or why nothing came of it."""
-    verdict = {"target": name}
+    verdict = {"target": address}
     try:
         verdict["tcp"] = ask(address, "/", timeout)
     except OSError as error:
@@ -263,8 +294,8 @@ def report_all(order: dict[str, Any], stream: TextIO) -> None:
             with lock:
                 if not targets:
                     return
-                name, address = targets.pop()
-            verdict = probe(name, address, order["timeout"])
+                address = targets.pop()
+            verdict = probe(address, order["timeout"])
             with lock, contextlib.suppress(OSError):
                 stream.write(json.dumps(verdict) + "\n")
                 stream.flush()
@@ -278,9 +309,10 @@ def report_all(order: dict[str, Any], stream: TextIO) -> None:
 
 def main(control_path: str) -> None:
     """Be a pod until killed. The control socket appears when everything else is there."""
-    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    threading.Thread(target=watch_icmp, args=(raw,), daemon=True).start()
-    listener = socket.create_server(("", PORT), backlog=256)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # a kernel without IPv6
+            threading.Thread(target=watch_icmp, args=(raw_socket(family),), daemon=True).start()
+    listener = listen()
     threading.Thread(target=serve_tcp, args=(listener,), daemon=True).start()
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     os.umask(0o177)

@@ -55,7 +55,7 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
             if outcome.error:
                 errors.append(f"pod {outcome.pod} on {node}: {outcome.error}")
             else:
-                by_name[outcome.pod].ip = outcome.ip
+                by_name[outcome.pod].ip, by_name[outcome.pod].ip6 = outcome.ip, outcome.ip6
                 made(by_name[outcome.pod])
 
     with ThreadPoolExecutor(len(nodes) or 1) as threads:

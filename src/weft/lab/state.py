@@ -43,7 +43,7 @@ class NodeState:
 
 @dataclass(slots=True)
 class PodState:
-    """A pod: where it is, how the runtime knows it, its address once it is attached."""
+    """A pod: where it is, how the runtime knows it, its addresses once it is attached."""
 
     name: str
     node: str
@@ -54,6 +54,12 @@ class PodState:
     namespace: str = "default"
     #: Named ports of its containers: name to ``tcp/80``.
     ports: dict[str, str] = field(default_factory=dict)
+    ip6: str = ""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The pod's addresses by what is said of them in front of a protocol: "" for IPv4, "IPv6 "."""
+        return {label: address for label, address in (("", self.ip), ("IPv6 ", self.ip6)) if address}
 
 
 @dataclass(slots=True)

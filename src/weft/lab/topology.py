@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 
 DEFAULT_NAME = "weft"
 DEFAULT_RANGE = "10.32.0.0/12"
@@ -43,16 +43,18 @@ class Settings:
             raise LabError(f"--pods-per-node {self.pods_per_node}: give 0 to 250", usage=True)
         if not 676 <= self.underlay_mtu <= 65535:
             raise LabError(f"--underlay-mtu {self.underlay_mtu}: give 676 to 65535 bytes", usage=True)
-        universe, underlay = _network("--range", self.range), _network("--underlay", self.underlay)
+        underlay = _network("--underlay", self.underlay)
         if underlay.num_addresses < self.nodes + 3:
             raise LabError(
                 f"--underlay {underlay} has no room for {self.nodes} nodes: give a larger one", usage=True
             )
-        if universe.overlaps(underlay):
-            raise LabError(
-                f"range {universe} overlaps the underlay {underlay}: give another --range or --underlay",
-                usage=True,
-            )
+        for text in self.range.split(","):
+            pods = _range(text.strip())
+            if isinstance(pods, IPv4Network) and pods.overlaps(underlay):
+                raise LabError(
+                    f"range {pods} overlaps the underlay {underlay}: give another --range or --underlay",
+                    usage=True,
+                )
 
     def differences(self, other: "Settings") -> list[str]:
         """In which settings another lab differs, in words."""
@@ -126,6 +128,18 @@ def pod_namespace(lab: str, node: str, pod: str) -> str:
 def underlay_namespace(lab: str) -> str:
     """The namespace of the wire between the nodes."""
     return f"{lab}-underlay"
+
+
+def _range(text: str) -> IPv4Network | IPv6Network:
+    """One of the pod ranges; which there may be together, the agents say."""
+    if ":" not in text:
+        return _network("--range", text)
+    try:
+        return IPv6Network(text)
+    except ValueError as error:
+        raise LabError(
+            f"--range {text!r}: {error}; write it as CIDR, such as fd00:10:32::/48", usage=True
+        ) from None
 
 
 def _network(option: str, text: str) -> IPv4Network:

@@ -3,16 +3,26 @@
 Configuration keys, as Weave Net had them: ``bridge`` (must be the node's bridge), ``mtu`` (bytes; 0 is the
 bridge's), ``hairpinMode`` (default true), ``ipam``: without ``type`` the node's own addresses, with
 ``gateway`` and ``routes`` in place of the default route; with ``type`` the named IPAM plugin from CNI_PATH.
+
+Where the cluster has an IPv6 range, a pod has an address of each family (``weft.fabric.weave``).
 """
 
 import errno
 import hashlib
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Any, Generic, Protocol, TypeVar
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
+from typing import Generic, Protocol, TypeVar
 
 from weft.cni import (
     CniError,
@@ -29,45 +39,33 @@ from weft.kernel import addresses, announce, links, neighbours, routes
 from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
+from weft.plugins.interface import write_optional
+from weft.plugins.main.weave_settings import Bridge, Settings, parse_settings, requested_addresses
 from weft.plugins.plugin import PluginRequest
 
-TYPE = "weave-net"
 HOST_PREFIX = "vethwepl"
-DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
-_DEFAULT_ROUTES = (Route(str(DEFAULT_ROUTE)),)
+_DEFAULT_ROUTE = {4: Route("0.0.0.0/0"), 6: Route("::/0")}
 #: A pod's MAC is this and its address: an address that is used again keeps its MAC, and no cache is stale.
 POD_LINK_ADDRESS_PREFIX = b"\x0a\x58"
 #: The pod's end among the result's interfaces: bridge, host end, pod's end.
 POD_INTERFACE = 2
-#: Bytes; the least that IPv4 asks of a link with room for a header (RFC 791).
-SMALLEST_MTU = 576
-
-
-class Bridge(Protocol):
-    """The bridge that pods are put on."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def link_address(self) -> str: ...
-    @property
-    def address(self) -> IPv4Interface: ...
-    @property
-    def mtu(self) -> int: ...
+#: What a pod's interface must be told for IPv6: to have it; to take no route from anybody but us.
+_IPV6 = (("disable_ipv6", 0), ("accept_ra", 0), ("accept_redirects", 0))
 
 
 class Reservation(Protocol):
-    """An attachment in the node's journal; ``address`` is None where another IPAM plugin keeps it."""
+    """An attachment in the node's journal; the addresses are None where another IPAM plugin keeps them."""
 
     @property
     def host_interface(self) -> str: ...
     @property
     def address(self) -> IPv4Address | None: ...
+    @property
+    def address6(self) -> IPv6Address | None: ...
 
 
 Reserved = TypeVar("Reserved", bound=Reservation)
+Requests = Callable[[PluginRequest], Sequence[IPv4Address | IPv6Address]]
 
 
 class AttachmentBook(Protocol[Reserved]):
@@ -89,9 +87,16 @@ class AttachmentBook(Protocol[Reserved]):
         """The attachment of a container's interface."""
 
     def reserve(
-        self, container_id: str, ifname: str, network: str, host_interface: str, *, own_address: bool
+        self,
+        container_id: str,
+        ifname: str,
+        network: str,
+        host_interface: str,
+        *,
+        own_address: bool,
+        wanted: Sequence[IPv4Address | IPv6Address] = (),
     ) -> Reserved:
-        """Write an attachment down and take an address for it. Raises CniError."""
+        """Write an attachment down and take addresses for it, the wanted ones if any are. Raises CniError."""
 
     def confirm(self, reservation: Reserved) -> None:
         """The interface is made."""
@@ -107,17 +112,6 @@ class AttachmentBook(Protocol[Reserved]):
 
     def ensure_ready(self) -> None:
         """Raise CniError where an attachment could not be made now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The plugin's own keys, checked. MTU in bytes; ``ipam_type`` is empty for the node's own addresses."""
-
-    mtu: int
-    hairpin: bool
-    ipam_type: str
-    gateway: IPv4Address | None
-    routes: tuple[Route, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +133,29 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class PodEnd:
-    """The pod's first IPv4 address and the MAC that goes with it."""
+    """The pod's first IPv4 address, the MAC that goes with it, and its IPv6 addresses."""
 
     address: IPv4Address
     link_address: bytes
+    ipv6: tuple[IPv6Address, ...]
 
     @classmethod
     def of(cls, assigned: Assignment) -> "PodEnd":
         """Raises CniError 7 where IPAM gave no IPv4 address."""
+        ipv6 = tuple(item.address.ip for item in assigned.ips if isinstance(item.address, IPv6Interface))
         for item in assigned.ips:
             if isinstance(item.address, IPv4Interface):
-                return cls(item.address.ip, POD_LINK_ADDRESS_PREFIX + item.address.ip.packed)
+                return cls(item.address.ip, POD_LINK_ADDRESS_PREFIX + item.address.ip.packed, ipv6)
         raise CniError(ErrorCode.INVALID_CONFIG, "IPAM gave no IPv4 address, and the bridge carries no other")
 
 
 class WeaveNet(Generic[Reserved]):
     """``weft.plugins.Plugin`` for ``weave-net``."""
 
-    def __init__(self, book: AttachmentBook[Reserved]) -> None:
+    def __init__(self, book: AttachmentBook[Reserved], requests: Requests = requested_addresses) -> None:
+        """``requests`` tells which addresses a call asks for."""
         self._book = book
+        self._requests = requests
         with NetworkNamespace.current() as own:
             self._own_namespace = own.identity
 
@@ -177,6 +175,7 @@ class WeaveNet(Generic[Reserved]):
             request.configuration.name,
             host_interface_name(call.container_id, call.ifname),
             own_address=not settings.ipam_type,
+            wanted=() if settings.ipam_type else self._requests(request),
         )
         try:
             assigned = (
@@ -209,15 +208,17 @@ class WeaveNet(Generic[Reserved]):
             self._book.retire(reservation)
 
     def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
-        """What the node's own IPAM gives: an address with the whole range's prefix, a default route."""
+        """What the node's own IPAM gives: an address with the whole range's prefix, one of IPv6 by itself, default
+        routes."""
         bridge = self._book.bridge
         if reservation.address is None:
             raise RuntimeError("an address of our own was asked for and none reserved")
         gateway = settings.gateway or bridge.address.ip
         interface = IPv4Interface((reservation.address, bridge.address.network.prefixlen))
-        return _assignment(
-            Result((), (IPConfiguration(interface, gateway, POD_INTERFACE),), settings.routes), gateway
-        )
+        ips = [IPConfiguration(interface, gateway, POD_INTERFACE)]
+        if reservation.address6 is not None and bridge.address6 is not None:
+            ips.append(IPConfiguration(IPv6Interface(reservation.address6), bridge.address6.ip, POD_INTERFACE))
+        return _assignment(Result((), tuple(ips), settings.routes), gateway)
 
     def _delegated(self, settings: Settings, request: PluginRequest) -> Assignment:
         """What another IPAM plugin gives."""
@@ -241,6 +242,9 @@ class WeaveNet(Generic[Reserved]):
         with RouteSocket.open_in(namespace) as pod:
             self._make_pair(self._host_messages(namespace, ifname, settings, host_interface, pod_end), ifname)
             index = links.find_index(pod, ifname)
+            if pod_end.ipv6:
+                with namespace.entered():
+                    write_optional([(("net", "ipv6", "conf", ifname, key), value) for key, value in _IPV6])
             pod.execute(
                 [
                     links.set_link(index=index, up=True),
@@ -254,6 +258,8 @@ class WeaveNet(Generic[Reserved]):
         host_link = links.await_forwarding(book.host, name=host_interface)
         # Sent on the bridge, so that every pod of the node hears which MAC the address has now.
         announce.gratuitous_arp(book.packets, book.bridge.name, pod_end.link_address, pod_end.address)
+        for address in pod_end.ipv6:
+            announce.unsolicited_advertisement(book.packets, book.bridge.name, pod_end.link_address, address)
         return host_link, pod_end.link_address.hex(":")
 
     def _host_messages(
@@ -273,12 +279,14 @@ class WeaveNet(Generic[Reserved]):
             # The host end carries pods' frames only: no IPv6 link-local address of its own.
             links.set_bridge_port(name=host_interface, hairpin=settings.hairpin, link_local=False),
         ]
-        if pod.address in bridge.address.network:
-            # The node hears no announcement that it sends itself.
-            messages.append(
-                neighbours.replace_neighbour(bridge.index, pod.address, pod.link_address, state=neighbours.STALE)
-            )
-        return messages
+        served: list[IPv4Address | IPv6Address] = [pod.address] if pod.address in bridge.address.network else []
+        if bridge.address6 is not None:
+            served += [address for address in pod.ipv6 if address in bridge.address6.network]
+        # The node hears no announcement that it sends itself.
+        return messages + [
+            neighbours.replace_neighbour(bridge.index, address, pod.link_address, state=neighbours.STALE)
+            for address in served
+        ]
 
     def _make_pair(self, messages: list[Message], ifname: str) -> None:
         for attempt in (1, 2):
@@ -317,6 +325,8 @@ class WeaveNet(Generic[Reserved]):
         wanted = {item.address for item in previous.ips} if previous else set()
         if reservation.address is not None:
             wanted.add(IPv4Interface((reservation.address, bridge.address.network.prefixlen)))
+        if reservation.address6 is not None:
+            wanted.add(IPv6Interface(reservation.address6))
         if missing := wanted - present:
             listed = ", ".join(sorted(map(str, missing)))
             raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the address {listed}")
@@ -345,48 +355,15 @@ def host_interface_name(container_id: str, ifname: str) -> str:
     return HOST_PREFIX + hashlib.sha256(f"{container_id}/{ifname}".encode()).hexdigest()[:7]
 
 
-def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
-    """Check the plugin's own keys. Raises CniError 7, naming the key, its value and the mend."""
-    name = raw.get("bridge", bridge.name)
-    if name != bridge.name:
-        raise _invalid("bridge", name, f"this node's bridge is {bridge.name!r}")
-    for key in ("isGateway", "ipMasq"):
-        if raw.get(key):
-            raise _invalid(key, raw[key], "the node does that for all pods; leave it out")
-    mtu = raw.get("mtu", 0)
-    if not isinstance(mtu, int) or isinstance(mtu, bool) or not (mtu == 0 or SMALLEST_MTU <= mtu <= bridge.mtu):
-        raise _invalid("mtu", mtu, f"give {SMALLEST_MTU} to {bridge.mtu} bytes, or 0 for the bridge's")
-    hairpin = raw.get("hairpinMode", True)
-    if not isinstance(hairpin, bool):
-        raise _invalid("hairpinMode", hairpin, "give true or false")
-    ipam = raw.get("ipam") or {}
-    kind = ipam.get("type") or ""
-    if not isinstance(kind, str):
-        raise _invalid("ipam.type", kind, "give the name of an IPAM plugin")
-    if kind in (TYPE, "weave-ipam"):
-        kind = ""
-    if kind:
-        return Settings(mtu or bridge.mtu, hairpin, kind, None, ())
-    if not ipam:
-        return Settings(mtu or bridge.mtu, hairpin, "", None, _DEFAULT_ROUTES)
-    if ipam.get("subnet"):
-        raise _invalid("ipam.subnet", ipam["subnet"], "addresses come from the node's blocks; leave it out")
-    try:
-        given = Result.from_json({"cniVersion": "1.0.0", "routes": ipam.get("routes") or []}).routes
-        gateway = IPv4Address(ipam["gateway"]) if ipam.get("gateway") else None
-    except (CniError, ValueError) as error:
-        raise CniError(ErrorCode.INVALID_CONFIG, f"ipam: {error}") from None
-    if gateway is not None and gateway not in bridge.address.network:
-        raise _invalid("ipam.gateway", gateway, f"a pod reaches gateways in {bridge.address.network} only")
-    return Settings(mtu or bridge.mtu, hairpin, "", gateway, given or _DEFAULT_ROUTES)
-
-
 def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
     """Routes as Weave made them: those that IPAM gave, else a default route; through IPAM's gateway, else the
-    bridge."""
+    bridge. Of a family that none was given for, the default route."""
     gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
     gateways.setdefault(4, bridge_address)
-    told = given.routes or _DEFAULT_ROUTES
+    told = given.routes or (_DEFAULT_ROUTE[4],)
+    with_ipv6 = any(item.address.version == 6 for item in given.ips)
+    if with_ipv6 and 6 in gateways and not any(ip_network(route.dst, strict=False).version == 6 for route in told):
+        told = (*told, _DEFAULT_ROUTE[6])
     made = []
     for route in told:
         destination = ip_network(route.dst, strict=False)
@@ -416,7 +393,3 @@ def _dns(request: PluginRequest) -> Dns:
     if not dns:
         return Dns()
     return Result.from_json({"cniVersion": "1.0.0", "dns": dns}).dns
-
-
-def _invalid(key: str, value: object, mend: str) -> CniError:
-    return CniError(ErrorCode.INVALID_CONFIG, f"{key} {value!r}: {mend}")
