@@ -1,16 +1,15 @@
 """Real etcd for tests: in a namespace of its own, killed and started again at will."""
 
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.namespaces import inside, ip, network_namespace, path, run
+from tests.namespaces import ip, network_namespace, path, run
 
 PORT = 2379
 
@@ -31,6 +30,7 @@ class Etcd:
     #: Words before etcd's own, such as a mount namespace with a small disk.
     wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+    logged: int = 0
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -46,35 +46,49 @@ class Etcd:
             "setpriv", "--pdeathsig", "KILL", "etcd", "--name", self.name, "--data-dir", str(self.folder / "data"),
             "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-            "--log-level", "error",
             *self.options,
         ]  # fmt: skip
         if "--initial-cluster" not in self.options:
             command += ["--initial-cluster", f"{self.name}={peer}"]
         with (self.folder / "etcd.log").open("ab") as log:
+            self.logged = log.tell()
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         self.started.append(self.process)
 
     def start(self) -> None:
-        """Start it and wait until it listens."""
+        """Start it and wait until it serves."""
         self.spawn()
-        self.await_listening()
+        self.await_serving()
 
-    def await_listening(self) -> None:
-        deadline = time.monotonic() + 30
-        while not inside(self.namespace, self._listens):
+    def await_serving(self) -> None:
+        """Wait until the process that was started last has joined its cluster and takes requests."""
+        deadline = time.monotonic() + 60
+        while "ready to serve client requests" not in self.log():
             assert self.process is not None
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
 
     def log(self) -> str:
-        return (self.folder / "etcd.log").read_text()[-2000:]
+        """What the process that was started last has said."""
+        return (self.folder / "etcd.log").read_text()[self.logged :]
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)
         self.process.wait(timeout=20)
+
+    def suspend(self) -> None:
+        """Let it hang: connections stay, nothing is answered."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        while any(") T " not in (task / "stat").read_text() for task in tasks.iterdir()):
+            time.sleep(0.01)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def control(self, *words: str, options: Sequence[str] = ()) -> str:
         """What etcdctl says. Fails with its complaint."""
@@ -88,18 +102,19 @@ class Etcd:
                 process.kill()
             process.wait(timeout=20)
 
-    def _listens(self) -> bool:
-        try:
-            with closing(socket.create_connection((self.host, PORT), timeout=1)):
-                return True
-        except OSError:
-            return False
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder that no other load on the disk makes slow, where the machine has one in memory."""
+    parent = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="weft-etcd-", dir=parent) as folder:
+        yield Path(folder)
 
 
 @contextmanager
-def etcd(folder: Path, *options: str, scheme: str = "http") -> Iterator[Etcd]:
+def etcd(*options: str, scheme: str = "http") -> Iterator[Etcd]:
     """One etcd in a namespace with nothing but loopback."""
-    with network_namespace() as namespace:
+    with network_namespace() as namespace, in_memory() as folder:
         ip("link", "set", "lo", "up", namespace=namespace)
         server = Etcd(namespace, folder, scheme=scheme, options=options)
         try:
@@ -113,8 +128,7 @@ def shared_etcd() -> Etcd:
     """The one that the tests of this process share; started by the first that asks."""
     global _server  # noqa: PLW0603  # started once for many tests
     if _server is None:
-        folder = _shared.enter_context(tempfile.TemporaryDirectory(prefix="weft-etcd-"))
-        _server = _shared.enter_context(etcd(Path(folder)))
+        _server = _shared.enter_context(etcd())
     return _server
 
 
