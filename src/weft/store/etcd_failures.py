@@ -101,6 +101,12 @@ def of_foreign_answer(status: int, data: bytes) -> EndpointFailed:
     start = data[:80].decode(errors="replace").strip()
     if b"HTTP request to an HTTPS server" in data:
         return EndpointFailed("it speaks TLS: write etcds:// in --store", lasting=True)
+    if b"CommonName of client" in data:
+        return EndpointFailed(
+            "with users and client certificates together, etcd's gateway takes only certificates without a Common "
+            "Name: give cert= one such as of subject /O=weft",
+            final=True,
+        )
     if status == _NO_GATEWAY:
         return EndpointFailed(
             "it has no JSON gateway at /v3: Weft needs etcd 3.4 or later with --enable-grpc-gateway=true",
@@ -117,7 +123,7 @@ def of_refusal(code: int, message: str, settings: EtcdSettings) -> EndpointFaile
     if code == _UNAUTHENTICATED or "auth store is old" in said or "auth revision" in said:
         return EndpointFailed(said, token_refused=True)
     if code == _PERMISSION_DENIED:
-        said = "permission denied"
+        said = "permission denied" if settings.user else "user name is empty"
     for part, mend, final in _REFUSALS:
         if part in said:
             reason = mend.format(said=said, user=settings.user, prefix=settings.prefix)
