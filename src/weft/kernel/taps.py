@@ -68,11 +68,7 @@ def create_labelled_tap(
     A device has the context of the process that made it, so ip(8) is executed with that one. Raises OSError:
     EINVAL where SELinux is off or does not know the context.
     """
-    packed_name(name)
-    command = ["ip", "tuntap", "add", "mode", "tap", "name", name]
-    command += ["multi_queue"] if multi_queue else []
-    command += ["user", str(owner)] if owner is not None else []
-    command += ["group", str(group)] if group is not None else []
+    command = creating_command(name, owner=owner, group=group, multi_queue=multi_queue)
     _set_execution_context(context)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -82,6 +78,18 @@ def create_labelled_tap(
         _set_execution_context("")
     if done.returncode:
         raise OSError(errno.EIO, done.stderr.strip() or f"exit status {done.returncode}", "ip tuntap")
+
+
+def creating_command(
+    name: str, *, owner: int | None = None, group: int | None = None, multi_queue: bool = False
+) -> list[str]:
+    """How ip(8) is told to make such a device."""
+    packed_name(name)
+    command = ["ip", "tuntap", "add", "mode", "tap", "name", name]
+    command += ["multi_queue"] if multi_queue else []
+    command += ["user", str(owner)] if owner is not None else []
+    command += ["group", str(group)] if group is not None else []
+    return command
 
 
 def _set_execution_context(context: str) -> None:

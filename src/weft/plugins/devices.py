@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from weft.cni import Interface, Result
+from weft.cni import CniError, Interface, Result
 from weft.kernel import links
 from weft.kernel.links import Link
 from weft.kernel.netlink import NetlinkError, RouteSocket
@@ -107,7 +107,7 @@ def rename(pod: RouteSocket, name: str, ifname: str) -> Link:
     return links.get_link(pod, index=index)
 
 
-def not_created(kind: str, ifname: str, error: NetlinkError, module: str = "") -> Exception:
+def not_created(kind: str, ifname: str, error: NetlinkError, module: str = "") -> CniError:
     """What to say where the kernel refuses to make a device. ``module`` has the kind, where it is not its name."""
     mend = ""
     if error.unsupported:
