@@ -28,7 +28,7 @@ IFB = device_name("net", CONTAINER)
 def marked(seen: dict[str, Any]) -> None:
     """Ours carries an alias that tells GC whose it is."""
     for link in seen["host"]["links"]:
-        if link["ifname"] == IFB:
+        if link["ifname"].startswith("bwp"):
             link.pop("ifalias", None)
 
 

@@ -5,7 +5,6 @@ the other host. Else what the reference would delegate stands here, written by h
 carry it out.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,7 +14,19 @@ from typing import Any
 import pytest
 
 from tests.namespaces import path, run
-from tests.plugins.twins import CONTAINER, GO_FOLDER, Host, Twins, needs_reference, shell
+from tests.plugins.meta.test_bandwidth import DIFFERENCES as LIMITED
+from tests.plugins.twins import (
+    CONTAINER,
+    GO_FOLDER,
+    Host,
+    Twins,
+    add_chain,
+    as_iptables_shows_it,
+    delete_chain,
+    needs_reference,
+    shell,
+    with_runtime,
+)
 
 pytestmark = needs_reference
 
@@ -167,6 +178,53 @@ def test_like_the_reference(twins: Twins, name: str) -> None:
     assert not kept(twins.weft).exists()
 
 
+BEHIND: list[dict[str, Any]] = [
+    {"type": "portmap", "capabilities": {"portMappings": True}},
+    {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+    {"type": "tuning", "dataDir": "HERE/tuning", "promisc": True, "sysctl": {"net.core.somaxconn": "500"}},
+]
+RUNTIME: dict[str, Any] = {
+    "portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
+    ],
+    "bandwidth": {
+        "ingressRate": 8_000_000,
+        "ingressBurst": 800_000,
+        "egressRate": 8_000_000,
+        "egressBurst": 800_000,
+    },
+}
+
+
+def test_in_a_long_chain(twins: Twins) -> None:
+    """With published ports, limits and tuning behind it, on both hosts; DEL leaves nothing of any."""
+    write_subnets(twins, SUBNETS + SUBNETS6)
+    ipam = {"ranges": RANGES + RANGES6, "routes": ROUTES + ROUTES6}
+    expected = composed(ipam, isDefaultGateway=True, hairpinMode=True, cniVersion="1.0.0")
+    keys = configuration(delegate={"isDefaultGateway": True, "hairpinMode": True}, cniVersion="1.0.0")
+    chains, results = {}, {}
+    for host in twins:
+        instead = host.go and not (GO_FOLDER / "flannel").exists()
+        if instead:
+            delegated(host, expected)
+        common = {"cniVersion": "1.0.0", "name": "cbr0"}
+        chains[host.name] = [expected if instead else keys, *({**common, **plugin} for plugin in BEHIND)]
+        answer = add_chain(host, chains[host.name], RUNTIME)
+        assert answer.status == 0, answer.body
+        results[host.name] = answer.body
+    differences = (*LIMITED, as_iptables_shows_it)
+    twins.equal("ADD", differences, results[twins.go.name], results[twins.weft.name])
+    ours = twins.weft
+    for plugin in chains[ours.name]:
+        told = ours.call("CHECK", with_runtime(plugin, RUNTIME) | {"prevResult": results[ours.name]})
+        assert told.status == 0, told.body
+    for host in twins:
+        delete_chain(host, chains[host.name], results[host.name], RUNTIME)
+    kept(twins.go).unlink(missing_ok=True)
+    twins.equal("DEL", differences, None, None)
+
+
 @pytest.mark.parametrize("ours_adds", [True, False])
 def test_one_adds_the_other_deletes(twins: Twins, ours_adds: bool) -> None:
     """On one host: what the reference keeps is what ours needs for DEL, and the reverse."""
@@ -228,8 +286,6 @@ def test_the_conflist_of_a_node(twins: Twins) -> None:
     (host.folder / "net.d/10-flannel.conflist").write_text(json.dumps(CONFLIST, indent=2))
     program = host.executables / "weft-plugin"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m weft.plugins "${{0##*/}}"\n')
-    if importlib.util.find_spec("weft.plugins.meta.portmap") is None:
-        (host.executables / "portmap").unlink()
     mappings = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
 
     def cni(verb: str) -> str:
@@ -237,7 +293,7 @@ def test_the_conflist_of_a_node(twins: Twins) -> None:
             *("unshare", "--mount", "sh", "-c", OWN_FILES, "sh", str(host.folder)),
             *(sys.executable, "-m", "weft", "cni", verb, "cbr0", pod, "--container-id", CONTAINER),
             *("--conf-dir", str(host.folder / "net.d"), "--cap-args", json.dumps(mappings)),
-            *("--bin-dir", str(host.executables), "--bin-dir", str(GO_FOLDER)),
+            *("--bin-dir", str(host.executables)),
         )
 
     result = json.loads(cni("add"))
