@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from weft.agent.settings import Settings, SettingsError
 from weft.npc.client import SOCKET, RemoteGate
 from weft.npc.gate import Guarded
+from weft.npc.settings import open_source
 from weft.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ def open_policy(settings: Settings) -> PolicyService | None:
     Raises SettingsError where policies cannot be enforced on this node.
     """
     policy = settings.policy
-    if policy.folder is None:
+    try:
+        source = open_source(policy)
+    except ValueError as error:
+        raise SettingsError(f"--policy-api {error}") from None
+    if source is None:
         return None
-    from weft.npc.folder import FolderSource  # noqa: PLC0415  # only who enforces pays for it
-    from weft.npc.service import PolicyService  # noqa: PLC0415
+    from weft.npc.service import PolicyService  # noqa: PLC0415  # only who enforces pays for it
     from weft.npc.table import EnforcementError  # noqa: PLC0415
 
-    source = FolderSource(policy.folder)
     try:
         return PolicyService(settings.node_name, source, settings.state_dir, settings.run_dir, policy.choices)
     except EnforcementError as error:

@@ -23,7 +23,7 @@ def command(**options: str | None) -> None:
 
     It stops on SIGTERM and leaves policies in force.
     """
-    from weft.npc.settings import parse_policy_settings  # noqa: PLC0415
+    from weft.npc.settings import open_source, parse_policy_settings  # noqa: PLC0415
 
     values = {name.replace("_", "-"): value for name, value in options.items()}
     level = (values["log-level"] or "info").upper()
@@ -31,21 +31,19 @@ def command(**options: str | None) -> None:
         settings = parse_policy_settings(values)
         if not values["node-name"]:
             raise ValueError("--node-name is missing: give this node's name, or set HOSTNAME")
-        if settings.folder is None:
-            raise ValueError("--policy-dir is missing: give the folder of manifests to enforce")
+        source = open_source(settings)
+        if source is None:
+            raise ValueError("give --policy-api, where the API server is, or --policy-dir, a folder of manifests")
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"--log-level {level.lower()!r}: use debug, info, warning or error")
     except ValueError as error:
         click.echo(f"weft npc: {error}", err=True)
         sys.exit(2)
     from weft.npc.daemon import run  # noqa: PLC0415
-    from weft.npc.folder import FolderSource  # noqa: PLC0415
 
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     state_dir, run_dir = values["state-dir"] or "/var/lib/weft", values["run-dir"] or "/run/weft"
-    sys.exit(
-        run(values["node-name"], FolderSource(settings.folder), Path(state_dir), Path(run_dir), settings.choices)
-    )
+    sys.exit(run(values["node-name"], source, Path(state_dir), Path(run_dir), settings.choices))
 
 
 for _name, _variable, _help in reversed(_OPTIONS):

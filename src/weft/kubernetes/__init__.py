@@ -5,6 +5,6 @@ is needed of them is a few fields, and models of all of it would cost every agen
 """
 
 from weft.kubernetes.client import ApiError, Client, ConfigurationError, Page, Unreachable
-from weft.kubernetes.streams import Change, Stream
+from weft.kubernetes.streams import Change, Ended, Stream
 
-__all__ = ["ApiError", "Change", "Client", "ConfigurationError", "Page", "Stream", "Unreachable"]
+__all__ = ["ApiError", "Change", "Client", "ConfigurationError", "Ended", "Page", "Stream", "Unreachable"]

@@ -114,6 +114,24 @@ class Client:
         )
 
     @classmethod
+    def from_url(cls, url: str, *known: str) -> tuple["Client", dict[str, str]]:
+        """A client for ``kubernetes://`` (in a pod) or ``kubernetes:///PATH/OF/KUBECONFIG``, and its options.
+
+        ``known`` are the options beside ``context``. Raises ConfigurationError.
+        """
+        path, _, query = url.partition("://")[2].partition("?")
+        options = dict(part.partition("=")[::2] for part in query.split("&") if part)
+        if unknown := sorted(set(options) - {"context", *known}):
+            listed = " and ".join(("context", *known))
+            raise ConfigurationError(f"{url}: unknown option {unknown[0]!r}; there is {listed}")
+        if path and not path.startswith("/"):
+            raise ConfigurationError(f"{url}: write an absolute path of a kubeconfig, or nothing in a pod")
+        try:
+            return cls.open(path, options.get("context", "")), options
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{url}: {error}") from None
+
+    @classmethod
     def open(cls, kubeconfig: str = "", context: str = "") -> "Client":
         """A client for a kubeconfig file, or for the pod's service account. Raises ConfigurationError."""
         try:
@@ -156,12 +174,32 @@ class Client:
     ) -> Page:
         """A collection, asked for in parts, all of one version."""
         while True:
+            items: list[Object] = []
+            version = 0
             try:
-                return self._list(path, dict(params or {}), accept)
+                for page in self.pages(path, params, accept=accept):
+                    items += page.items
+                    version = page.version
             except ApiError as error:
                 # Its parts took longer than the server keeps a version: begin again.
                 if not error.expired:
                     raise
+            else:
+                return Page(tuple(items), version)
+
+    def pages(
+        self, path: str, params: Mapping[str, str] | None = None, *, accept: str = "application/json"
+    ) -> Iterator[Page]:
+        """A collection in parts, all of one version; ``expired`` is raised where that is forgotten meanwhile."""
+        wanted = {"limit": str(PAGE_SIZE), **(params or {})}
+        while True:
+            page = self._object("GET", path, params=wanted, headers={"Accept": accept})
+            metadata = page["metadata"]
+            yield Page(tuple(page.get("items") or ()), int(metadata["resourceVersion"]))
+            if not metadata.get("continue"):
+                return
+            wanted = {key: value for key, value in wanted.items() if key != "resourceVersion"}
+            wanted["continue"] = metadata["continue"]
 
     @contextmanager
     def stream(self, path: str, params: Mapping[str, str], accept: str) -> Iterator[httpx2.Response]:
@@ -180,18 +218,6 @@ class Client:
     def close(self) -> None:
         """Let go of the connections."""
         self._http.close()
-
-    def _list(self, path: str, params: dict[str, str], accept: str) -> Page:
-        items: list[Object] = []
-        params.setdefault("limit", str(PAGE_SIZE))
-        while True:
-            page = self._object("GET", path, params=params, headers={"Accept": accept})
-            items += page.get("items") or []
-            metadata = page["metadata"]
-            if not metadata.get("continue"):
-                return Page(tuple(items), int(metadata["resourceVersion"]))
-            params = {key: value for key, value in params.items() if key != "resourceVersion"}
-            params["continue"] = metadata["continue"]
 
     def _object(
         self,

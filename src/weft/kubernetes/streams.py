@@ -27,6 +27,14 @@ class Change:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A watch that is over; ``error`` says why."""
+
+    source: str
+    error: ApiError | Unreachable
+
+
 class _Event(msgspec.Struct):
     type: str
     object: Object
@@ -35,8 +43,7 @@ class _Event(msgspec.Struct):
 class Stream:
     """Watches a collection from a version, and begins anew where the server ends it in good order.
 
-    Changes go to ``into``; so does the error that ends it, ``ApiError`` or ``Unreachable``, as the last thing.
-    ``source`` is told with each change.
+    Changes go to ``into``, and ``Ended`` as the last thing where it fails. ``source`` is told with each.
     """
 
     def __init__(
@@ -45,7 +52,7 @@ class Stream:
         source: str,
         path: str,
         version: int,
-        into: "queue.SimpleQueue[Change | Exception]",
+        into: "queue.SimpleQueue[Change | Ended]",
         *,
         params: Mapping[str, str] | None = None,
         accept: str = "application/json",
@@ -72,9 +79,9 @@ class Stream:
         try:
             while not self._stopping.is_set():
                 self._read()
-        except Exception as error:
+        except (ApiError, Unreachable) as error:
             if not self._stopping.is_set():
-                self._into.put(error)
+                self._into.put(Ended(self._source, error))
 
     def _read(self) -> None:
         params = self._params | {

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weft.npc.controller import Choices
+from weft.npc.source import Source
 
 #: Option, environment variable, help: of the agent and of ``weft npc`` alike.
 OPTIONS = (
     ("policy-dir", "WEFT_POLICY_DIR", "Folder of manifests (NetworkPolicy, Pod, Namespace) to enforce."),
+    (
+        "policy-api",
+        "WEFT_POLICY_API",
+        "API server to take policies from: kubernetes://, or with a kubeconfig's path.",
+    ),
     ("policy-wait", "WEFT_POLICY_WAIT", "Seconds that an attach waits for its pod's labels (default 2)."),
     (
         "policy-unknown",
@@ -23,20 +29,41 @@ OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """Where policies come from: a folder, a controller in a process of its own, or nowhere."""
+    """Where policies come from: a folder, an API server, a controller in a process of its own, or nowhere."""
 
     folder: Path | None
+    api: str
     expect_npc: bool
     choices: Choices
 
 
 def parse_policy_settings(values: Mapping[str, str | None]) -> PolicySettings:
     """Check the options as text, by their names. Raises ValueError for the first that cannot be used."""
-    folder = values.get("policy-dir")
+    folder, api = values.get("policy-dir"), values.get("policy-api") or ""
     expected = parse_flag("expect-npc", values.get("expect-npc") or "false")
-    if folder and expected:
-        raise ValueError(f"--policy-dir {folder!r}: with --expect-npc it is the controller's to give")
-    return PolicySettings(Path(folder) if folder else None, expected, parse_choices(values))
+    for name, value in (("policy-dir", folder), ("policy-api", api)):
+        if value and expected:
+            raise ValueError(f"--{name} {value!r}: with --expect-npc it is the controller's to give")
+    if folder and api:
+        raise ValueError(f"--policy-dir {folder!r} and --policy-api {api!r}: give one of them")
+    if api and not api.startswith("kubernetes://"):
+        raise ValueError(f"--policy-api {api!r}: write it as kubernetes:// or kubernetes:///PATH/OF/KUBECONFIG")
+    return PolicySettings(Path(folder) if folder else None, api, expected, parse_choices(values))
+
+
+def open_source(settings: PolicySettings) -> Source | None:
+    """The source that the settings name; None where they name none. Raises ValueError."""
+    # Only what is used is loaded.
+    if settings.folder is not None:
+        from weft.npc.folder import FolderSource  # noqa: PLC0415
+
+        return FolderSource(settings.folder)
+    if settings.api:
+        from weft.kubernetes import Client  # noqa: PLC0415
+        from weft.npc.cluster import ClusterSource  # noqa: PLC0415
+
+        return ClusterSource(Client.from_url(settings.api)[0])
+    return None
 
 
 def parse_choices(values: Mapping[str, str | None]) -> Choices:

@@ -48,7 +48,7 @@ def open_store(url: str) -> Store:
     if kind == "kubernetes":
         from weft.store.kubernetes import open_kubernetes  # noqa: PLC0415
 
-        return open_kubernetes(rest)
+        return open_kubernetes(url)
     if kind in ("etcd", "etcds"):
         from weft.store.etcd import EtcdStore  # noqa: PLC0415
 

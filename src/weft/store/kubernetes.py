@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from weft.kubernetes import ApiError, Change, Client, ConfigurationError, Stream, Unreachable
-from weft.kubernetes.client import METADATA_ONLY, METADATA_ONLY_LIST, Object
+from weft.kubernetes import ApiError, Change, Client, ConfigurationError, Ended, Stream, Unreachable
+from weft.kubernetes.client import METADATA_ONLY, METADATA_ONLY_LIST, Object, service_account_namespace
 from weft.store.protocol import (
     Compacted,
     Conflict,
@@ -129,7 +129,7 @@ class KubernetesStore:
     def watch(self, prefix: str, revision: int, stopped: Callable[[], bool]) -> Iterator[Event]:
         if stopped() or self._waits(stopped):
             return
-        changes: queue.SimpleQueue[Change | Exception] = queue.SimpleQueue()
+        changes: queue.SimpleQueue[Change | Ended] = queue.SimpleQueue()
         positions = self._positions(prefix, revision)
         streams = [self._stream(source, position, changes) for source, position in positions.items()]
         try:
@@ -139,8 +139,9 @@ class KubernetesStore:
                 except queue.Empty:
                     continue
                 with _translated(prefix):
-                    self._raise_if_failed(change)
-                    assert isinstance(change, Change)  # noqa: S101  # for the type checker
+                    if isinstance(change, Ended):
+                        raise self._after(change.error)
+                    self._pause = 0.0
                     positions[change.source] = change.version
                     event = None
                     if change.kind != "BOOKMARK":
@@ -168,20 +169,17 @@ class KubernetesStore:
             found["leases"] = revision
         return found
 
-    def _stream(self, source: str, version: int, into: "queue.SimpleQueue[Change | Exception]") -> Stream:
+    def _stream(self, source: str, version: int, into: "queue.SimpleQueue[Change | Ended]") -> Stream:
         if source == "nodes":
             return Stream(self._client, source, _NODES, version, into, accept=METADATA_ONLY)
         params = {"labelSelector": _SELECTOR}
         return Stream(self._client, source, self._leases, version, into, params=params)
 
-    def _raise_if_failed(self, change: Change | Exception) -> None:
-        """Raise what ended a watch; the next one waits, longer each time and as long as the server asks."""
-        if not isinstance(change, Exception):
-            self._pause = 0.0
-            return
-        asked = change.retry_after if isinstance(change, ApiError) else 0.0
+    def _after(self, error: ApiError | Unreachable) -> Exception:
+        """What ended a watch; the next one waits, longer each time and as long as the server asks."""
+        asked = error.retry_after if isinstance(error, ApiError) else 0.0
         self._pause = max(asked, min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE))
-        raise change
+        return error
 
     def _waits(self, stopped: Callable[[], bool]) -> bool:
         """Wait after a failure, longer each time; whether it was told to stop meanwhile."""
@@ -293,26 +291,15 @@ class KubernetesStore:
         return entry
 
 
-def open_kubernetes(rest: str) -> KubernetesStore:
+def open_kubernetes(url: str) -> KubernetesStore:
     """The store of ``kubernetes://`` (in a pod) or ``kubernetes:///PATH/OF/KUBECONFIG``.
 
     Options behind a question mark: ``namespace`` of the leases, ``context``. Raises ValueError.
     """
-    path, _, query = rest.partition("?")
-    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
-    unknown = sorted(set(options) - {"namespace", "context"})
-    if unknown:
-        raise ValueError(
-            f"store kubernetes://{rest}: unknown option {unknown[0]!r}; there are namespace and context"
-        )
-    if path and not path.startswith("/"):
-        raise ValueError(f"store kubernetes://{rest}: write an absolute path of a kubeconfig, or nothing in a pod")
-    from weft.kubernetes.client import service_account_namespace  # noqa: PLC0415
-
     try:
-        client = Client.open(path, options.get("context", ""))
+        client, options = Client.from_url(url, "namespace")
     except ConfigurationError as error:
-        raise ValueError(f"store kubernetes://{rest}: {error}") from None
+        raise ValueError(f"store {error}") from None
     return KubernetesStore(client, options.get("namespace") or service_account_namespace())
 
 
