@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.namespaces import ip
 from tests.plugins import firewalld, traffic
 from tests.plugins.twins import (
     GO_FOLDER,
@@ -248,23 +247,7 @@ def test_packets_pass_as_the_policy_says(tmp_path: Path, policy: str) -> None:
                 answer = host.call("ADD", sent, pod=pod)
                 assert answer.status == 0, answer.body
                 result = answer.body
-        ip(
-            "link",
-            "add",
-            "uplink",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            host.pods["client"],
-            namespace=host.name,
-        )
-        for namespace, device, end in ((host.name, "uplink", 1), (host.pods["client"], "eth0", 2)):
-            ip("address", "add", f"192.0.2.{end}/24", "dev", device, namespace=namespace)
-            ip("link", "set", device, "up", namespace=namespace)
-        ip("route", "add", "default", "via", "192.0.2.1", namespace=host.pods["client"])
+        traffic.uplink(host.name, host.pods["client"])
         host.execute("iptables", "-P", "FORWARD", "DROP")
         host.execute(
             "iptables", "-I", "CNI-FORWARD", "1", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"
@@ -273,8 +256,8 @@ def test_packets_pass_as_the_policy_says(tmp_path: Path, policy: str) -> None:
             assert traffic.ask(host.pods["pod"], "tcp", "192.0.2.2", 80) == "10.22.0.2"
         with traffic.server(host.pods["pod"], "tcp", 80):
             assert traffic.ask(host.pods["client"], "tcp", "10.22.0.2", 80) is None
-            reached = traffic.ask(host.pods["other"], "tcp", "10.22.0.2", 80)
-            assert reached == ("10.23.0.2" if policy == "open" else None)
+            wanted, patience = ("10.23.0.2", traffic.PATIENCE) if policy == "open" else (None, traffic.SHORT)
+            assert traffic.ask(host.pods["other"], "tcp", "10.22.0.2", 80, patience) == wanted
 
 
 LACKING = firewalld.lacking()

@@ -142,7 +142,7 @@ class Bridge:
         if settings.macspoofchk:
             spoof_check.tear_down(f"{call.container_id}-{call.ifname}")
         if settings.ip_masq and settings.ipam.type:
-            masquerade.tear_down(name, call.ifname, call.container_id, interface.versions(held))
+            masquerade.tear_down(name, call.ifname, call.container_id, held)
 
     def check(self, request: PluginRequest) -> None:
         """The pair is there, on the bridge, with the addresses and routes of prevResult."""

@@ -67,7 +67,7 @@ class PointToPoint:
         held = interface.delete_interface(request.namespace, call.ifname)
         if settings.ip_masq:
             network = request.configuration.name
-            masquerade.tear_down(network, call.ifname, call.container_id, interface.versions(held))
+            masquerade.tear_down(network, call.ifname, call.container_id, held)
 
     def check(self, request: PluginRequest) -> None:
         """The container's end has the addresses and routes of prevResult."""
