@@ -436,7 +436,7 @@ def shell(namespace: str, script: str) -> str:
 def queue_length(seen: dict[str, Any]) -> None:
     """Debian's reference (1.1.1) makes pairs with a queue of length 0; later ones, and ours, with the kernel's."""
     for link in (link for parts in _places(seen) for link in parts["links"]):
-        if link.get("linkinfo", {}).get("info_kind") in ("veth", "macvlan", "bridge"):
+        if link.get("linkinfo", {}).get("info_kind") in ("veth", "macvlan", "bridge", "ipvlan", "vlan"):
             link.pop("txqlen", None)
 
 

@@ -76,9 +76,9 @@ class NetlinkError(OSError):
         self.index = index
 
     @property
-    def unsupported(self) -> bool:
-        """Whether the kernel has not what was asked for, a kind of device for example."""
-        return self.errno == errno.EOPNOTSUPP
+    def unknown_kind(self) -> bool:
+        """Whether the kernel has no devices of the kind that was asked for."""
+        return self.errno == errno.EOPNOTSUPP and self.explanation in ("", "Unknown device type")
 
     def __str__(self) -> str:
         said = f" ({self.explanation.rstrip('.')})" if self.explanation else ""

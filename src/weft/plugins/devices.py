@@ -110,7 +110,7 @@ def rename(pod: RouteSocket, name: str, ifname: str) -> Link:
 def not_created(kind: str, ifname: str, error: NetlinkError, module: str = "") -> CniError:
     """What to say where the kernel refuses to make a device. ``module`` has the kind, where it is not its name."""
     mend = ""
-    if error.unsupported:
+    if error.unknown_kind:
         mend = f"; this kernel has no {kind} devices: load the module {module or kind} or use another plugin"
     said = f" ({error.explanation.rstrip('.')})" if error.explanation else ""
     return refused(f"failed to create {kind} {ifname}: {error.strerror}{said}{mend}")
