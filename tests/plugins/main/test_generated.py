@@ -40,7 +40,7 @@ MACVLANS = st.fixed_dictionaries(
 def test_right_ones(twins: Twins, configuration: dict[str, Any]) -> None:
     if "m0" not in shell(twins.go.name, "ip link show m0"):
         twins.prepare(*MASTER)
-    # The reference's CHECK misses routes without a gateway.
+    # Debian's reference (1.1.1) does not find routes without a gateway in CHECK.
     twins.compare(
         {"type": "macvlan", "master": "m0", **configuration},
         differences=[newer, own_dns],

@@ -54,7 +54,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_like_the_reference(twins: Twins, name: str) -> None:
     twins.prepare(*DEVICE, "address add 10.1.0.1/24 dev d0")
-    # The reference's CHECK misses routes without a gateway.
+    # Debian's reference (1.1.1) does not find routes without a gateway in CHECK.
     twins.compare(
         {"type": "host-device", **CONFIGURATIONS[name]},
         differences=[alias_kept],

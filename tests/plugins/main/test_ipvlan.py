@@ -36,7 +36,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_like_the_reference(twins: Twins, name: str) -> None:
     twins.prepare(*MASTER)
-    # The reference's CHECK misses routes without a gateway.
+    # Debian's reference (1.1.1) does not find routes without a gateway in CHECK.
     configuration = {"type": "ipvlan", "master": "m0", **CONFIGURATIONS[name]}
     twins.compare(configuration, differences=[newer, own_dns], reference_checks="families" not in name)
 

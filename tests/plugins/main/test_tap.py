@@ -57,10 +57,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @WITH_REFERENCE
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_like_the_reference(twins: Twins, name: str) -> None:
-    # The reference's CHECK misses routes without a gateway.
-    twins.compare(
-        {"type": "tap", **CONFIGURATIONS[name]}, differences=[flags, own_dns], reference_checks=name != "routes"
-    )
+    twins.compare({"type": "tap", **CONFIGURATIONS[name]}, differences=[flags, own_dns])
 
 
 @WITH_REFERENCE
