@@ -188,6 +188,23 @@ def test_garbage_and_status(twins: Twins) -> None:
     assert [file.name for file in (host.folder / "ipam/net").iterdir() if file.name[0] == "1"] == ["10.1.2.3"]
 
 
+def test_an_address_of_nobody_is_free(twins: Twins) -> None:
+    """Who is killed between making the file and writing into it leaves it empty; the reference keeps it."""
+    host = twins.weft
+    sent = {
+        "cniVersion": "1.0.0",
+        "name": "net",
+        **network([[{"subnet": "10.1.2.0/30", "rangeStart": "10.1.2.2"}]]),
+    }
+    assert host.call("DEL", sent).status == 0
+    (host.folder / "ipam/net/10.1.2.2").write_text("")
+    assert host.call("ADD", sent).status == 0
+    assert host.call("ADD", sent, container="second").code == 999
+    (host.folder / "ipam/net/10.1.2.2").write_text("")
+    assert host.call("DEL", sent, container="second").status == 0
+    assert not (host.folder / "ipam/net/10.1.2.2").exists()
+
+
 @given(
     st.integers(0, 2**16),
     st.integers(0, 6),

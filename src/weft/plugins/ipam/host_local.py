@@ -212,7 +212,10 @@ class Reservations:
             os.close(lock)
 
     def owners(self) -> dict[str, tuple[str, str]]:
-        """The (container ID, interface) of every reserved address; the interface is empty in files of old."""
+        """The (container ID, interface) of every reserved address; the interface is empty in files of old.
+
+        Removes what belongs to nobody.
+        """
         found = {}
         prefix = f"{self.folder}/"
         for name in os.listdir(self.folder):  # noqa: PTH208
@@ -228,6 +231,10 @@ class Reservations:
                 continue
             finally:
                 os.close(descriptor)
+            if not text:
+                # Its maker was killed before it wrote whose it is: nobody is about to, while the folder is locked.
+                self.remove(name)
+                continue
             container, _, ifname = text.partition(_LINE_END)
             found[name] = (container, ifname)
         return found
