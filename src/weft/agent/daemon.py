@@ -135,6 +135,8 @@ class Agent:
         self._server.start()
         write_configuration(self._settings.cni_conf_dir, self._settings.hairpin)
         self._ready = True
+        if self._settings.store.startswith("kubernetes://"):
+            self._start_thread("condition", self._clear_condition)
         _log.info("ready: %s at %s, pods at %s", self._node.name, self._node.address, self._node.bridge)
         while not (self._asked_to_stop.wait(STOP_INTERVAL) or self._enrolment.outdated):
             pass
@@ -168,9 +170,12 @@ class Agent:
             "deletions": self._look_for_deletions,
         }
         for name, task in tasks.items():
-            thread = threading.Thread(target=self._guarded, args=(name, task), name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._start_thread(name, task)
+
+    def _start_thread(self, name: str, task: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(name, task), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _guarded(self, name: str, task: Callable[[], None]) -> None:
         """A thread that dies would leave the agent half alive: end it, so that it is started anew."""
@@ -179,6 +184,11 @@ class Agent:
         except BaseException:
             _log.exception("%s failed; the agent ends", name)
             os._exit(1)
+
+    def _clear_condition(self) -> None:
+        from weft.agent.node_condition import clear_network_unavailable  # noqa: PLC0415  # only in a cluster
+
+        clear_network_unavailable(self._settings.store, self._node.name, self._ending)
 
     def _look_for_deletions(self) -> None:
         while not self._ending.wait(DELETIONS_INTERVAL):
@@ -228,7 +238,10 @@ def write_configuration(folder: Path, hairpin: bool) -> None:
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
         "name": "weave",
-        "plugins": [{"type": TYPE, "hairpinMode": hairpin}],
+        "plugins": [
+            {"type": TYPE, "hairpinMode": hairpin},
+            {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        ],
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w") as file:

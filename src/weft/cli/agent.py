@@ -1,9 +1,11 @@
 """``weft agent``: the node agent."""
 
+import os
 import sys
 
 import click
 
+from weft.cli.extra_arguments import WithExtraArguments
 from weft.npc.settings import OPTIONS as POLICY_OPTIONS
 
 #: Option, environment twin (Weave's name where Weave had one), what it says.
@@ -27,14 +29,21 @@ _OPTIONS = (
 )
 
 
-@click.command("agent", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("agent", cls=WithExtraArguments, context_settings={"help_option_names": ["-h", "--help"]})
 def command(**options: str | None) -> None:
     """Run the node agent in the foreground: it serves the CNI launcher and keeps this node's pod network.
 
     It stops cleanly on SIGTERM and leaves pods connected.
     """
     # Heavy parts are loaded only when they are needed: --help and bad settings answer at once.
+    from weft.agent import weave_environment  # noqa: PLC0415
     from weft.agent.settings import SettingsError, parse_settings  # noqa: PLC0415
+
+    for refusal in weave_environment.refusals(os.environ):
+        click.echo(f"weft agent: {refusal}", err=True)
+        sys.exit(2)
+    for note in weave_environment.notes(os.environ):
+        click.echo(f"weft agent: {note}", err=True)
 
     try:
         settings = parse_settings({name.replace("_", "-"): value for name, value in options.items()})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from weft.cli.extra_arguments import WithExtraArguments
 from weft.npc.settings import OPTIONS as POLICY_OPTIONS
 
 _OPTIONS = (
@@ -17,7 +18,7 @@ _OPTIONS = (
 )
 
 
-@click.command("npc", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("npc", cls=WithExtraArguments, context_settings={"help_option_names": ["-h", "--help"]})
 def command(**options: str | None) -> None:
     """Enforce NetworkPolicy on this node, in the foreground, for an agent that was told to --expect-npc.
 

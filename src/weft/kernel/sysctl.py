@@ -8,7 +8,8 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-_ROOT = "/proc/sys"
+#: In a container /proc/sys is read-only: there WEFT_SYSCTL_ROOT names a folder that has the host's ``net`` in it.
+_ROOT = os.environ.get("WEFT_SYSCTL_ROOT") or "/proc/sys"
 
 
 def read(path: Sequence[str]) -> str:
