@@ -17,6 +17,7 @@ from tests.plugins.twins import (
     as_iptables_shows_it,
     made,
     needs_reference,
+    shell,
 )
 from weft.plugins.meta import firewalld as backend
 
@@ -255,8 +256,28 @@ def test_packets_pass_as_the_policy_says(tmp_path: Path, policy: str) -> None:
         with traffic.server(host.pods["client"], "tcp", 80):
             assert traffic.ask(host.pods["pod"], "tcp", "192.0.2.2", 80) == "10.22.0.2"
         with traffic.server(host.pods["pod"], "tcp", 80):
-            assert traffic.ask(host.pods["client"], "tcp", "10.22.0.2", 80) is None
+            assert traffic.ask(host.pods["client"], "tcp", "10.22.0.2", 80, traffic.SHORT) is None
             wanted, patience = ("10.23.0.2", traffic.PATIENCE) if policy == "open" else (None, traffic.SHORT)
+            assert traffic.ask(host.pods["other"], "tcp", "10.22.0.2", 80, patience) == wanted
+
+
+@pytest.mark.parametrize("policy", ["same-bridge", "isolated"])
+def test_neighbours_on_one_bridge(tmp_path: Path, policy: str) -> None:
+    """Where bridged packets pass iptables, isolated ports do not reach each other."""
+    with made(tmp_path, "pod", "other") as twins:
+        host = twins.weft
+        if not shell(host.name, "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables && echo set"):
+            pytest.skip("this kernel has no br_netfilter")
+        ipam = {"type": "host-local", "dataDir": "HERE/ipam", "ranges": [[{"subnet": "10.22.0.0/16"}]]}
+        for pod in ("pod", "other"):
+            sent: dict[str, Any] = {"cniVersion": "1.0.0", "name": "net", **BRIDGE, "ipam": ipam}
+            result = host.call("ADD", sent, container=pod, pod=pod).body
+            sent = {**sent, "type": "firewall", "ingressPolicy": policy, "prevResult": result}
+            assert host.call("ADD", sent, container=pod, pod=pod).status == 0
+        with traffic.server(host.pods["pod"], "tcp", 80):
+            wanted, patience = (
+                ("10.22.0.3", traffic.PATIENCE) if policy == "same-bridge" else (None, traffic.SHORT)
+            )
             assert traffic.ask(host.pods["other"], "tcp", "10.22.0.2", 80, patience) == wanted
 
 

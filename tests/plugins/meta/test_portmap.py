@@ -7,6 +7,7 @@ else with what the later one's sources make.
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,43 @@ def test_add_twice_makes_it_once(twins: Twins) -> None:
     assert rules(host) == before
 
 
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_ours_share_from_the_first_on(twins: Twins, backend: str) -> None:
+    """None finds what all share, all make it."""
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(call, twins.weft, "ADD", str(number), backend=backend) for number in range(4)]
+        assert [each.result().body for each in calls if each.result().status] == []
+    for number in range(4):
+        assert call(twins.weft, "CHECK", str(number), backend=backend).status == 0
+    assert sum("-j CNI-HOSTPORT-DNAT" in line for line in rules(twins.weft)) in (0, 4)
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_many_at_once(twins: Twins, backend: str) -> None:
+    """Ours and, with iptables, the reference's side by side on one host: nobody's rules are lost or left."""
+    host = twins.weft
+    hosts = [host, replace(host, go=backend == "iptables")]
+    keys: dict[str, Any] = {"backend": backend, "runtimeConfig": {"portMappings": [mapping(8080)]}}
+    keys |= {"prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.22.0.2/16"}]}}
+
+    def at_once(command: str) -> list[Answer]:
+        with ThreadPoolExecutor(6) as threads:
+            calls = [
+                threads.submit(call, each, command, f"{word}{number}", **keys)
+                for number in range(4)
+                for word, each in zip(("ours", "theirs"), hosts, strict=True)
+            ]
+            return [each.result() for each in calls]
+
+    # The reference fails where another makes what all share at the same time.
+    assert backend == "nftables" or call(hosts[1], "ADD", "first").status == 0
+    assert [answer.body for answer in at_once("ADD") if answer.status] == []
+    for number in range(4):
+        assert all(call(host, "CHECK", f"{word}{number}", **keys).status == 0 for word in ("ours", "theirs"))
+    assert [answer.body for answer in at_once("DEL") if answer.status] == []
+    assert found(host, "ours") == found(host, "theirs") == 0
+
+
 BACKENDS = ["iptables", "nftables"]
 
 
@@ -525,7 +563,7 @@ def test_packets_pass(tmp_path: Path, who: str, masquerade_all: bool) -> None:
                 assert traffic.ask(pod, protocol, "2001:db8::1", port) == "fd00:22::1"
         delete_chain(host, chain, answer.body, PORTS)
         with traffic.server(pod, "tcp", 80):
-            assert traffic.ask(client, "tcp", "192.0.2.1", 8080) is None
+            assert traffic.ask(client, "tcp", "192.0.2.1", 8080, traffic.SHORT) is None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -542,7 +580,7 @@ def test_only_on_one_address_and_only_from_some(tmp_path: Path, backend: str) ->
         assert add_chain(host, chain, runtime).status == 0
         with traffic.server(pod, "tcp", 80):
             assert traffic.ask(client, "tcp", "192.0.2.7", 8080) == "192.0.2.2"
-            assert traffic.ask(client, "tcp", "192.0.2.1", 8080) is None
+            assert traffic.ask(client, "tcp", "192.0.2.1", 8080, traffic.SHORT) is None
             with traffic.opened(client, "tcp") as refused:
                 refused.bind(("192.0.2.9", 0))
                 assert traffic.asked(refused, "192.0.2.1", 8081, traffic.SHORT) is None
