@@ -165,6 +165,8 @@ def test_deleting_what_is_gone(twins: Twins) -> None:
     assert leases(host) == ["10.24.0.2"]
     for pod in ("pod", "pod", None):
         assert host.call("DEL", sent(ipam=IPAM), pod=pod).status == 0
+    for wrong in ({"device": ""}, {"device": "a/b"}, {"hwaddr": "no"}, {"pciBusID": "nonesuch"}):
+        assert host.call("DEL", sent(**wrong)).status == 0
     assert not leases(host)
     assert "d0" in ip("link", namespace=host.name)
 
@@ -361,8 +363,9 @@ def test_hardware_that_is_gone_on_del(hardware: Path) -> None:
             ip(*command.split(), namespace=host)
         call = replace(request(sent(pciBusID="0000:01:00.0")), namespace=namespace)
         inside(host, lambda: plugin.add(call))
-        inside(host, lambda: HostDevice(Sysfs(hardware / "nothing")).delete(call))
-        assert "d0" in ip("link", namespace=host)
+        for _ in range(2):
+            inside(host, lambda: HostDevice(Sysfs(hardware / "nothing")).delete(call))
+            assert "d0" in ip("link", namespace=host)
 
 
 def test_dns_without_addresses(twins: Twins) -> None:

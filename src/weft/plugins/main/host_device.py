@@ -95,13 +95,13 @@ class HostDevice:
     def delete(self, request: PluginRequest) -> None:
         """Move the device back under its own name, give its addresses back."""
         settings, ifname = read(HostDeviceSettings, request.configuration), request.invocation.ifname
-        try:
+        plan = None
+        with suppress(CniError):  # the hardware may be gone; what is in the container is known by its name there
             plan = parse(request, self._sysfs)
-        except CniError:  # the hardware is gone; what is in the container is known by its name there
-            plan = Plan(settings, "", None, False)
-        if not plan.passed_through:
+        if plan is None or not plan.passed_through:
             with RouteSocket() as host, NetworkNamespace.current() as home:
-                if not (request.namespace and move_out(home, host, request.namespace, ifname)):
+                moved = request.namespace and move_out(home, host, request.namespace, ifname)
+                if not moved and plan is not None:
                     with suppress(CniError):
                         restored(host, find(host, plan), plan, ifname)
         Ipam(settings.ipam.type, request).delete()
@@ -233,7 +233,7 @@ def _take_back(home: NetworkNamespace, host: RouteSocket, pod: RouteSocket, link
             if moved.address == link.address:
                 _send_back(home, pod, moved, link.name, link.alias)
     if link.up:
-        host.execute([links.set_link(name=link.name, up=True)])
+        host.attempt([links.set_link(name=link.name, up=True)])
 
 
 def _pass_through(request: PluginRequest, settings: HostDeviceSettings) -> Result:
