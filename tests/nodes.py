@@ -20,10 +20,11 @@ CONFIGURATION = {"cniVersion": "1.0.0", "name": "weave", "type": "weave-net", "h
 
 @dataclass
 class Node:
-    """One node; ``agent`` is its process while it runs."""
+    """One node; ``agent`` is its process while it runs, ``wire`` the namespace that it is plugged into."""
 
     name: str
     namespace: str
+    wire: str
     folder: Path
     store: Path
     options: tuple[str, ...] = ()
@@ -146,7 +147,7 @@ def cluster(folder: Path, names: tuple[str, ...], *options: str) -> Iterator[lis
                 ip(*command.split(), namespace=namespace)
             home = folder / name
             home.mkdir()
-            node = Node(name, namespace, home, folder / "store.db", options)
+            node = Node(name, namespace, wire, home, folder / "store.db", options)
             stack.callback(_end, node)
             nodes.append(node)
         yield nodes
