@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from weft.agent import deletions
+from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
@@ -113,7 +113,9 @@ class Agent:
         self._membership = Membership(self._cluster, self._live, self._dataplane, self._node, self._enrolment)
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._policy = open_policy(settings)
-        self._dispatcher = Dispatcher({TYPE: guarded(WeaveNet(self._attachments), settings, self._policy)})
+        self._leases = leases.open_daemon(settings)
+        attach = guarded(WeaveNet(self._attachments), settings, self._policy)
+        self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
 
     def run(self) -> bool:
@@ -148,6 +150,8 @@ class Agent:
         self._ready = False
         self._ending.set()
         self._server.stop(STOP_TIMEOUT)
+        if self._leases is not None:
+            self._leases.stop()
         for wake in (self._addresses.wake, self._membership.wake, self._reaper.wake):
             wake()
         for thread in self._threads:
@@ -169,6 +173,8 @@ class Agent:
             "reaper": lambda: self._reaper.run(self._ending),
             "deletions": self._look_for_deletions,
         }
+        if self._leases is not None:
+            tasks["dhcp"] = self._leases.run
         for name, task in tasks.items():
             self._start_thread(name, task)
 

@@ -24,6 +24,7 @@ class Settings:
     """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None.
 
     ``ranges`` have the usual block sizes, which the cluster's own replace, unless ``block_size_given``.
+    Without a ``dhcp_socket`` the agent keeps no DHCP leases.
     """
 
     node_name: str
@@ -36,6 +37,7 @@ class Settings:
     state_dir: Path
     run_dir: Path
     cni_conf_dir: Path
+    dhcp_socket: Path | None
     http_address: tuple[str, int] | None
     hairpin: bool
     log_level: str
@@ -80,6 +82,7 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
     except ValueError as error:
         raise SettingsError(f"--ipalloc-init: {error}") from None
     state_dir = Path(text("state-dir", "/var/lib/weft"))
+    run_dir = Path(text("run-dir", "/run/weft"))
     hairpin = text("hairpin", "true").lower()
     if hairpin not in ("true", "false"):
         raise SettingsError(f"HAIRPIN_MODE {hairpin!r}: use true or false")
@@ -92,8 +95,9 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         node_address=_address(values.get("node-address")),
         mtu=_mtu(values.get("mtu")),
         state_dir=state_dir,
-        run_dir=Path(text("run-dir", "/run/weft")),
+        run_dir=run_dir,
         cni_conf_dir=Path(text("cni-conf-dir", "/etc/cni/net.d")),
+        dhcp_socket=_dhcp_socket(text("dhcp-socket", str(run_dir / "dhcp.sock"))),
         http_address=_http_address(text("http-address", "127.0.0.1:6784")),
         hairpin=hairpin == "true",
         log_level=_log_level(text("log-level", "info")),
@@ -123,6 +127,14 @@ def _mtu(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()):
         raise SettingsError(f"--mtu {text!r} is not a number of bytes")
     return int(text)
+
+
+def _dhcp_socket(text: str) -> Path | None:
+    if text in ("off", "disabled"):
+        return None
+    if not text.startswith("/"):
+        raise SettingsError(f"--dhcp-socket {text!r}: give an absolute path, or off")
+    return Path(text)
 
 
 def _http_address(text: str) -> tuple[str, int] | None:

@@ -11,6 +11,7 @@ import weft
 _COMMANDS = {
     "agent": "weft.cli.agent",
     "cni": "weft.cli.cni",
+    "dhcp": "weft.cli.dhcp",
     "lab": "weft.cli.lab",
     "npc": "weft.cli.npc",
     "policy": "weft.cli.policy",

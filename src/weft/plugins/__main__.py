@@ -26,6 +26,10 @@ def main() -> int:
     if name not in BY_NAME:
         print(f"{PROGRAM}: there is no plugin {name!r}; there are: {', '.join(BY_NAME)}", file=sys.stderr)
         return 2
+    if name == "dhcp" and "daemon" in sys.argv[1:3]:
+        from weft.plugins.dhcp_daemon import command  # noqa: PLC0415
+
+        return command.main(sys.argv[sys.argv.index("daemon") + 1 :])
     return serving.main(name, BY_NAME[name].versions, partial(_answer, name))
 
 

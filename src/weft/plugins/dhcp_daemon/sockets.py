@@ -1,0 +1,117 @@
+"""The sockets of one exchange, opened in the pod's namespace.
+
+Before the interface has its address only whole packets can be sent and received, by a packet socket (packet(7)).
+Afterwards a UDP socket does, and the kernel finds the way to a server behind a router.
+"""
+
+import ctypes
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from weft.dhcp.datagram import CLIENT_PORT, EVERYBODY, SERVER_PORT, unwrap, wrap
+from weft.kernel.namespace import NetworkNamespace
+
+_IPV4 = 0x0800
+_ALL = b"\xff" * 6
+_LARGEST = 65535
+_SO_ATTACH_FILTER = 26
+#: Classic BPF, from the IP header on: UDP, no fragment, to the client's port; all of the packet, else nothing.
+_FILTER = (
+    (0x30, 0, 0, 9),  # the protocol's byte
+    (0x15, 0, 6, 17),
+    (0x28, 0, 0, 6),  # the fragment's half-word
+    (0x45, 4, 0, 0x1FFF),
+    (0xB1, 0, 0, 0),  # the header's length
+    (0x48, 0, 0, 2),  # UDP's destination port
+    (0x15, 0, 1, CLIENT_PORT),
+    (0x06, 0, 0, 0xFFFFFFFF),
+    (0x06, 0, 0, 0),
+)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The open sockets of a lease. ``way`` is the MAC from which the last packet came, everybody's before."""
+
+    namespace: NetworkNamespace
+    ifname: str
+    way: bytes = _ALL
+    packets: socket.socket | None = None
+    datagrams: socket.socket | None = None
+
+    def send_packet(self, data: bytes, source: IPv4Address, destination: IPv4Address | None) -> None:
+        """Send without an address of the interface's own: to everybody, or to a server by the way it answered.
+
+        Raises OSError.
+        """
+        if self.packets is None:
+            self.packets = _open_packets(self.namespace, self.ifname)
+        way = _ALL if destination is None else self.way
+        self.packets.sendto(wrap(data, source, destination or EVERYBODY), (self.ifname, _IPV4, 0, 0, way))
+
+    def send_datagram(self, data: bytes, source: IPv4Address, destination: IPv4Address | None) -> bool:
+        """Send from the interface's address. False where it has not that address. Raises OSError."""
+        try:
+            if self.datagrams is None:
+                self.datagrams = _open_datagrams(self.namespace, self.ifname, source)
+            self.datagrams.sendto(data, (str(destination or EVERYBODY), SERVER_PORT))
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRINUSE):
+                return False
+            raise
+        return True
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those that are open."""
+        return [item for item in (self.packets, self.datagrams) if item is not None]
+
+    def receive(self, ready: socket.socket) -> bytes | None:
+        """A message that came, None of what is none. Raises OSError."""
+        if ready is self.packets:
+            packet, origin = ready.recvfrom(_LARGEST)
+            payload = unwrap(packet)
+            if payload is not None:
+                self.way = origin[4]
+            return payload
+        return ready.recv(_LARGEST)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for item in self.sockets:
+            item.close()
+        self.packets = self.datagrams = None
+
+
+def _open_packets(namespace: NetworkNamespace, ifname: str) -> socket.socket:
+    with namespace.entered():
+        # Protocol 0 until the filter is there: nothing gets in that it would keep out.
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    try:
+        program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _FILTER)
+        kept = ctypes.create_string_buffer(program)
+        opened.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_FILTER), ctypes.addressof(kept))
+        )
+        opened.bind((ifname, _IPV4))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _open_datagrams(namespace: NetworkNamespace, ifname: str, source: IPv4Address) -> socket.socket:
+    with namespace.entered():
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode() + b"\0")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((str(source), CLIENT_PORT))
+    except OSError:
+        opened.close()
+        raise
+    return opened
