@@ -48,7 +48,7 @@ class Lease:
         rebinding = _seconds(acknowledgement, Option.REBINDING_TIME)
         first = duration * _T1 if renewal is None else float(renewal)
         second = duration * _T2 if rebinding is None else float(rebinding)
-        if not 0 < first <= second <= duration:
+        if not 0 < first <= second <= duration or first == duration:
             first, second = duration * _T1, duration * _T2
         return cls(acknowledgement, now, now + first, now + second, now + duration)
 

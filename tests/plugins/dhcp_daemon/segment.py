@@ -81,15 +81,15 @@ class Segment:
 
     # ---- The server
 
-    def serve(self, *options: str, lease: str = "120", reset: bool = False) -> None:
-        """Start the server; ``reset`` makes it forget its leases."""
+    def serve(self, *options: str, first: int = 10, reset: bool = False) -> None:
+        """Start the server, with addresses from 10.77.0.``first``; ``reset`` makes it forget its leases."""
         if reset:
             self.leases_file.unlink(missing_ok=True)
         command = [
             "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=cni0",
             "--except-interface=lo", "--bind-interfaces", "--no-ping", "--user=root", "--pid-file=", "--log-dhcp",
             "--log-facility=-", "--dhcp-authoritative", f"--dhcp-leasefile={self.leases_file}",
-            f"--dhcp-range=10.77.0.10,10.77.0.60,255.255.255.0,{lease}", *options,
+            f"--dhcp-range=10.77.0.{first},10.77.0.{first + 50},255.255.255.0,120", *options,
         ]  # fmt: skip
         with (self.folder / "dnsmasq.log").open("ab") as log:
             self.server = subprocess.Popen(
@@ -170,20 +170,30 @@ class Segment:
 
     # ---- Daemons and plugins
 
-    def daemon(self, *options: str, name: str = "dhcp", go: bool = False) -> Daemon:
-        """Start a daemon of ours, or the reference's."""
-        socket, log = self.folder / f"{name}.sock", self.folder / f"{name}.log"
-        ours = [sys.executable, "-m", "weft.plugins", "dhcp", "daemon", "-statedir", str(self.folder / "state")]
-        command = [str(GO_PLUGIN), "daemon"] if go else ours
+    def daemon(self, *options: str, name: str = "dhcp", go: bool = False, prefix: Path | None = None) -> Daemon:
+        """Start a daemon of ours, or the reference's; with a ``prefix`` all its paths are below that."""
+        base = prefix or self.folder
+        inner = Path("/") if prefix else self.folder
+        socket, log = base / f"{name}.sock", self.folder / f"{name}.log"
+        command = [str(GO_PLUGIN), "daemon"]
+        if not go:
+            command = [sys.executable, "-m", "weft.plugins", "dhcp", "daemon", "-statedir", str(inner / "state")]
+        command += ["-socketpath", str(inner / f"{name}.sock"), *options]
+        command += ["-hostprefix", str(prefix)] if prefix else []
+        # A daemon that was killed leaves its socket.
+        before = log.read_text().count("serving at") if log.exists() else 0
         with log.open("ab") as file:
             process = subprocess.Popen(
-                ["nsenter", f"--net={path(self.host)}", *command, "-socketpath", str(socket), *options],
-                stdout=file,
-                stderr=subprocess.STDOUT,
+                ["nsenter", f"--net={path(self.host)}", *command], stdout=file, stderr=subprocess.STDOUT
             )
         daemon = Daemon(socket, log, process)
         self.stack.callback(daemon.end)
-        eventually(lambda: socket.exists() or process.poll() is not None, "the daemon listens")
+
+        def listens() -> bool:
+            ready = socket.exists() if go else daemon.said().count("serving at") > before
+            return ready or process.poll() is not None
+
+        eventually(listens, "the daemon listens")
         assert process.poll() is None, daemon.said()
         return daemon
 

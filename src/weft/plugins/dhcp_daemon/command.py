@@ -28,7 +28,7 @@ _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
 def main(arguments: Sequence[str], program: str = "dhcp daemon") -> int:
     """Run the daemon until SIGTERM or SIGINT; the exit status."""
-    given = _parser(program).parse_args(_normal(arguments))
+    given = _parse(arguments, program)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", force=True
     )
@@ -112,13 +112,17 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _normal(arguments: Sequence[str]) -> list[str]:
-    """Go takes two dashes for one, and a switch's value behind an equals sign."""
+def _parse(arguments: Sequence[str], program: str) -> argparse.Namespace:
+    """Ends the process with 2 for what is no option, and after -h with 0."""
+    parser = _parser(program)
+    known = {name for action in parser._actions for name in action.option_strings}
     found = []
     for argument in arguments:
-        name = argument[1:] if argument.startswith("--") and len(argument) > 2 else argument
-        if name in ("-broadcast=true", "-broadcast=1"):
-            name = "-broadcast"
-        if name not in ("-broadcast=false", "-broadcast=0"):
-            found.append("-h" if name == "-help" else name)
-    return found
+        # Go takes two dashes for one, and a switch's value behind an equals sign.
+        text = argument[1:] if argument.startswith("--") else argument
+        text = {"-help": "-h", "-broadcast=true": "-broadcast", "-broadcast=false": ""}.get(text, text)
+        if text.startswith("-") and text.partition("=")[0] not in known:
+            # argparse would take -socket for -socketpath.
+            parser.error(f"unknown option {argument}")
+        found += [text] if text else []
+    return parser.parse_args(found)

@@ -18,6 +18,11 @@ _IPV4 = 0x0800
 _ALL = b"\xff" * 6
 _LARGEST = 65535
 _SO_ATTACH_FILTER = 26
+_IP_PKTINFO = 8
+#: struct in_pktinfo (ip(7)): the interface, 0 for the socket's; the source; what counts on receiving only.
+_PACKET_INFORMATION = struct.Struct("=i4s4s")
+#: EINVAL is the kernel's word for a source that is not the host's own.
+_NO_WAY = (errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRINUSE)
 #: Classic BPF, from the IP header on: UDP, no fragment, to the client's port; all of the packet, else nothing.
 _FILTER = (
     (0x30, 0, 0, 9),  # the protocol's byte
@@ -53,13 +58,14 @@ class Exchange:
         self.packets.sendto(wrap(data, source, destination or EVERYBODY), (self.ifname, _IPV4, 0, 0, way))
 
     def send_datagram(self, data: bytes, source: IPv4Address, destination: IPv4Address | None) -> bool:
-        """Send from the interface's address. False where it has not that address. Raises OSError."""
+        """Send from the interface's address. False where it has not that address, or no way. Raises OSError."""
         try:
             if self.datagrams is None:
-                self.datagrams = _open_datagrams(self.namespace, self.ifname, source)
-            self.datagrams.sendto(data, (str(destination or EVERYBODY), SERVER_PORT))
+                self.datagrams = _open_datagrams(self.namespace, self.ifname)
+            chosen = (socket.IPPROTO_IP, _IP_PKTINFO, _PACKET_INFORMATION.pack(0, source.packed, b""))
+            self.datagrams.sendmsg([data], [chosen], 0, (str(destination or EVERYBODY), SERVER_PORT))
         except OSError as error:
-            if error.errno in (errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRINUSE):
+            if error.errno in _NO_WAY:
                 return False
             raise
         return True
@@ -103,14 +109,15 @@ def _open_packets(namespace: NetworkNamespace, ifname: str) -> socket.socket:
     return opened
 
 
-def _open_datagrams(namespace: NetworkNamespace, ifname: str, source: IPv4Address) -> socket.socket:
+def _open_datagrams(namespace: NetworkNamespace, ifname: str) -> socket.socket:
     with namespace.entered():
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode() + b"\0")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind((str(source), CLIENT_PORT))
+        # To any address: a refusal comes by broadcast.
+        opened.bind(("", CLIENT_PORT))
     except OSError:
         opened.close()
         raise

@@ -4,11 +4,12 @@ import contextlib
 import errno
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import SystemRandom
 
 from weft.dhcp import Client, Identity, Send, Timing
 from weft.dhcp.message import NOWHERE, MessageType
+from weft.dhcp.options import Option
 from weft.kernel import links
 from weft.kernel.attributes import link_address
 from weft.kernel.namespace import NetworkNamespace
@@ -65,13 +66,15 @@ class Tenancy:
         message = sent.message
         data = message.encode()
         try:
-            # A release must be out before the interface is deleted: it cannot wait for ARP.
-            if (
-                message.client == NOWHERE
-                or message.kind is MessageType.RELEASE
-                or not self.exchange.send_datagram(data, message.client, sent.to)
-            ):
+            # A release must be out before the interface is deleted, and cannot wait for ARP.
+            if message.client == NOWHERE or message.kind is MessageType.RELEASE:
                 self.exchange.send_packet(data, message.client, sent.to)
+            elif not self.exchange.send_datagram(data, message.client, sent.to):
+                # The address is not the interface's, perhaps a virtual machine's behind it. Nobody would answer
+                # the server's ARP: ask as after a reboot (RFC 2131 section 4.3.2), which is answered without.
+                wanted = {**message.options, Option.REQUESTED_ADDRESS: message.client.packed}
+                asking = replace(message, client=NOWHERE, options=wanted)
+                self.exchange.send_packet(asking.encode(), NOWHERE, None)
         except OSError as error:
             if error.errno in _GONE:
                 raise InterfaceGone(f"interface {self.key.ifname} is gone") from None
