@@ -17,19 +17,19 @@ from weft.plugins.registry import BY_NAME, PROGRAM, find
 
 def main() -> int:
     """Answer one call; the exit status."""
-    name = Path(sys.argv[0]).name
+    name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     if name in (PROGRAM, "__main__.py"):
-        if len(sys.argv) < 2:
+        if not arguments:
             print(f"{PROGRAM}: name a plugin: {', '.join(BY_NAME)}", file=sys.stderr)
             return 2
-        name = sys.argv[1]
+        name, *arguments = arguments
     if name not in BY_NAME:
         print(f"{PROGRAM}: there is no plugin {name!r}; there are: {', '.join(BY_NAME)}", file=sys.stderr)
         return 2
-    if name == "dhcp" and "daemon" in sys.argv[1:3]:
+    if name == "dhcp" and arguments[:1] == ["daemon"]:
         from weft.plugins.dhcp_daemon import command  # noqa: PLC0415
 
-        return command.main(sys.argv[sys.argv.index("daemon") + 1 :])
+        return command.main(arguments[1:])
     return serving.main(name, BY_NAME[name].versions, partial(_answer, name))
 
 

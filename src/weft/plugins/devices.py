@@ -68,9 +68,12 @@ def result(made: Interface, settings: NetworkSettings, given: Result) -> Result:
 
 
 def detach(request: PluginRequest, settings: NetworkSettings) -> None:
-    """Delete the device, then give its addresses back. What is gone is no error."""
-    interface.delete_interface(request.namespace, request.invocation.ifname)
+    """Give the addresses back, then delete the device: a DHCP lease is given back through it.
+
+    What is gone is no error.
+    """
     Ipam(settings.ipam.type, request).delete()
+    interface.delete_interface(request.namespace, request.invocation.ifname)
 
 
 def verify(request: PluginRequest, settings: NetworkSettings, kind: str | None) -> Link:

@@ -134,11 +134,12 @@ class Bridge:
         return Result(interfaces, found.ips, found.routes, settings.dns.over(found.dns))
 
     def delete(self, request: PluginRequest) -> None:
-        """Delete the pair, give the addresses back, take the rules away."""
+        """Give the addresses back, delete the pair, take the rules away."""
         settings = parse(request).settings
         call, name = request.invocation, request.configuration.name
-        held = interface.delete_interface(request.namespace, call.ifname)
+        # First, as the reference does: a DHCP lease is given back through the interface.
         Ipam(settings.ipam.type, request).delete()
+        held = interface.delete_interface(request.namespace, call.ifname)
         if settings.macspoofchk:
             spoof_check.tear_down(f"{call.container_id}-{call.ifname}")
         if settings.ip_masq and settings.ipam.type:
