@@ -21,6 +21,8 @@ def main() -> int:
     """Prepare, ADD, CHECK, DEL; the exit status."""
     _isolate({"host": Path(sys.argv[1]), "pod": Path(sys.argv[2])})
     call: dict[str, Any] = json.load(sys.stdin)
+    # The pages say "weft", as on a host where it is installed.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     folder = Path("/run/weft-example")
     folder.mkdir()
     host = Host("host", folder, go=False, pods={"pod": "pod"})
