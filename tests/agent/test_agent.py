@@ -225,13 +225,8 @@ def test_a_pod_that_vanished_while_no_agent_ran_gives_its_address_back(nodes: li
         first.kill()
     assert eventually(lambda: not [name for name in links(first.namespace) if name.startswith("vethwepl")])
     first.start()
-    assert first.report()["ipam"] | {"free": 0} == {
-        "range": "10.244.0.0/16",
-        "blocks": first.report()["ipam"]["blocks"],
-        "inUse": 1,
-        "free": 0,
-        "attachments": 0,
-    }
+    counted = first.report()["ipam"]
+    assert (counted["range"], counted["inUse"], counted["attachments"]) == ("10.244.0.0/16", 1, 0)
 
 
 def test_a_lost_journal_costs_nobody_an_address(nodes: list[Node]) -> None:

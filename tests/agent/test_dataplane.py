@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from typing import Any
 
@@ -218,3 +219,21 @@ def test_without_withdrawal_what_only_the_kernel_knows_stays(host: str) -> None:
     inside(host, lambda: dataplane.apply(plan(peer(50), peer(60))))
     assert inside(host, lambda: dataplane.apply(plan(peer(50)), withdraw=False)) == 0
     assert set(tunnel_routes(host)) == {"10.244.50.0/24", "10.244.60.0/24"}
+
+
+def test_changes_of_some_peers_leave_the_kernel_as_the_whole_plan_would(host: str) -> None:
+    dataplane = make(host)
+    one, two = peer(50, blocks=2), peer(60)
+    inside(host, lambda: dataplane.apply(plan(one, two)))
+    # A block changes its owner, a peer moves, another one comes: one after the other, and at once.
+    lost = replace(one, blocks=one.blocks[:1])
+    gained = replace(two, blocks=(*two.blocks, one.blocks[1]), address=IPv4Address("172.25.1.77"))
+    steps: list[tuple[tuple[Peer, ...], tuple[Peer, ...]]] = [
+        ((one, two), (lost, gained)),
+        ((lost, gained), (one, two, peer(70))),
+        ((peer(70),), ()),
+    ]
+    for before, after in steps:
+        change = partial(dataplane.change, plan(*after) - plan(*before), plan(*before) - plan(*after))
+        assert inside(host, change)
+    assert inside(host, lambda: dataplane.apply(plan(one, two))) == 0

@@ -163,7 +163,7 @@ def test_a_claim_that_was_seen_without_its_record_cannot_be_deleted_once_the_nod
     seen = cluster.view()  # by somebody who is about to reclaim
     again = entered(tmp_path, store, "b")
     assert not any(
-        cluster._delete(f"blocks/{block.network_address}-{block.prefixlen}", seen.claimed_at[block])
+        cluster._delete(f"blocks/{block.network_address}-{block.prefixlen}", seen.held["b"][block])
         for block in seen.blocks_of("b")
     )
     assert set(cluster.view().blocks_of("b")) == set(again.addresses.blocks())

@@ -8,13 +8,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
-from weft.agent.status import Report, StatusServer, fetch, ipam, summary
+from weft.agent.addresses import Count
+from weft.agent.report import PeerReport, Report, ipam, ipam_status, peers, summary
+from weft.agent.status import StatusServer, fetch
 from weft.fabric.plan import Peer
+from weft.ipam.ranges import PodRange
 
 PEER = Peer(
     "node01",
@@ -23,18 +26,20 @@ PEER = Peer(
     IPv4Address("10.244.192.0"),
     (IPv4Network("10.244.192.0/18"),),
 )
+LATE = Peer("node02", IPv4Address("172.25.1.4"), "02:00:00:00:00:02", IPv4Address("10.244.64.0"), ())
+PODS = PodRange(IPv4Network("10.244.0.0/16"), 18)
+PODS6 = PodRange(IPv6Network("fd00::/64"), 120)
+OWN = [IPv4Network("10.244.0.0/18"), IPv4Network("10.244.64.0/18")]
 REPORT = Report(
     ready=True,
     name="controlplane",
     address="172.25.1.2",
     gateway="10.244.0.1",
     mtu=1450,
-    universe=IPv4Network("10.244.0.0/16"),
-    blocks=[IPv4Network("10.244.0.0/17"), IPv4Network("10.244.128.0/18")],
-    in_use=3,
-    free=49147,
+    ranges=[Count(PODS, tuple(OWN), 3, 32764, 1)],
     attachments=2,
-    peers=[PEER],
+    owners={**dict.fromkeys(OWN, "controlplane"), PEER.blocks[0]: "node01"},
+    peers=[PeerReport(PEER, "established"), PeerReport(LATE, "pending")],
 )
 
 
@@ -64,8 +69,58 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def test_the_columns_of_weave_status_ipam() -> None:
     assert ipam(REPORT) == (
-        "controlplane                             49152 IPs (75.0% of total) (3 active)\n"
+        "controlplane                             32768 IPs (50.0% of total) (3 active)\n"
         "node01                                   16384 IPs (25.0% of total)\n"
+        "controlplane has 32764 free and 1 spare block: 10.244.0.0/18 10.244.64.0/18\n"
+        "nobody                                   16384 IPs (25.0% of total)\n"
+    )
+
+
+def test_owners_that_are_gone_are_marked_as_weave_marked_them() -> None:
+    report = replace(
+        REPORT,
+        owners={**REPORT.owners, IPv4Network("10.244.128.0/18"): "old"},
+        unreachable=frozenset({"old"}),
+    )
+    assert "old                                      16384 IPs (25.0% of total) - unreachable!" in ipam(report)
+    assert "Unreachable: old" in summary(report)
+    assert ipam_status(report) == "ready"
+    # Nothing is free here, and every block has an owner.
+    full = replace(report, ranges=[replace(REPORT.ranges[0], free=0)])
+    assert ipam_status(full) == "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
+    waiting = replace(REPORT, ranges=[replace(REPORT.ranges[0], free=0)])
+    assert ipam_status(waiting) == "waiting for IP(s) to become available"
+    listed = json.loads(report.to_json())["ipam"]
+    assert listed["unreachable"] == ["old"]
+    assert [(item["name"], item["ips"], item["unreachable"]) for item in listed["ranges"][0]["owners"]] == [
+        ("controlplane", 32768, False),
+        ("node01", 16384, False),
+        ("old", 16384, True),
+    ]
+
+
+def test_each_range_is_told_of_where_there_are_two() -> None:
+    six = IPv6Network("fd00::/120")
+    report = replace(
+        REPORT,
+        ranges=[*REPORT.ranges, Count(PODS6, (six,), 3, 252, 0)],
+        owners={**REPORT.owners, six: "controlplane"},
+        gateway6="fd00::1",
+    )
+    first, second = ipam(report).split("\n\n")
+    assert first.splitlines()[0] == "10.244.0.0/16"
+    assert second.splitlines()[0] == "fd00::/64"
+    assert "controlplane has 252 free and 0 spare blocks: fd00::/120" in second
+    body = json.loads(report.to_json())
+    assert [item["range"] for item in body["ipam"]["ranges"]] == ["10.244.0.0/16", "fd00::/64"]
+    assert body["node"]["gateway6"] == "fd00::1"
+
+
+def test_the_form_of_weave_status_peers() -> None:
+    assert peers(REPORT) == (
+        "controlplane(172.25.1.2)\n"
+        "   -> 172.25.1.3:6784       node01(10.244.192.0)                  established\n"
+        "   -> 172.25.1.4:6784       node02(10.244.64.0)                   pending\n"
     )
 
 
@@ -124,7 +179,9 @@ def weft_status(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_weft_status(served: Served, tmp_path: Path) -> None:
     assert "Service: router" in weft_status(tmp_path).stdout
-    assert "75.0%" in weft_status(tmp_path, "ipam").stdout
+    assert "50.0%" in weft_status(tmp_path, "ipam").stdout
+    assert json.loads(weft_status(tmp_path, "ipam", "-o", "json").stdout)["ranges"][0]["spareBlocks"] == 1
+    assert json.loads(weft_status(tmp_path, "peers", "-o", "json").stdout)[1]["state"] == "pending"
     report = json.loads(weft_status(tmp_path, "-o", "json").stdout)
     assert report["peers"][0]["blocks"] == ["10.244.192.0/18"]
     assert weft_status(tmp_path, "weather").returncode == 2

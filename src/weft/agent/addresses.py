@@ -75,7 +75,7 @@ class Addresses:
         """
         remembered = self._remembered(ranges)
         found = holdings(self._node, list(remembered), view.owners)
-        claimed_at = {block: view.claimed_at[block] for block in view.blocks_of(self._node)}
+        claimed_at = {block: view.held[self._node][block] for block in view.blocks_of(self._node)}
         if affirm:
             claimed_at = self._affirmed(claimed_at)
         for block, owner in found.lost.items():
@@ -267,7 +267,7 @@ class Addresses:
         except AddressInUse:
             raise AddressRefused(f"address {address} is taken: it belongs to {self._holder(address)}") from None
         except KeyError:
-            owner = self._live.owners().get(pool.pods.block_at(address))
+            owner = self._live.owner(pool.pods.block_at(address))
             whose = f"block of {owner}" if owner else "block that no node owns"
             listed = ", ".join(map(str, pool.blocks))
             raise AddressRefused(

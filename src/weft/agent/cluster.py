@@ -4,6 +4,7 @@ cluster               the pod ranges and the size of their blocks, fixed by the 
 nodes/NAME            where a node is, and how its bridge and tunnel are addressed
 blocks/A.B.C.D-LEN    who owns a block; creating the key is the claim. Of an IPv6 block the eight groups are
                       written, ``blocks/fd00-10-32-0-0-0-0-0-120``: every key is fit for a name in Kubernetes
+present/NAME          a sign of life, where the store has keys that vanish by themselves
 
 A node's record is written before its first claim and deleted before its blocks (``weft.ipam.ownership``).
 """
@@ -19,13 +20,16 @@ import msgspec
 from weft.fabric.plan import Peer
 from weft.ipam.ownership import orphans
 from weft.ipam.ranges import IPNetwork, PodRange
-from weft.store import Conflict, Entry, Event, KeyExists, Store, StoreError
+from weft.store import Conflict, Entry, Event, KeyExists, PresenceStore, Store, StoreError
 
 _log = logging.getLogger(__name__)
 
 _RANGE = "cluster"
 _NODES = "nodes/"
 _BLOCKS = "blocks/"
+_PRESENT = "present/"
+#: Seconds that a node counts as present after its last sign of life.
+PRESENCE = 60
 #: Prefix length of the blocks in clusters that were founded before the size was written down.
 _LARGEST_UNTOLD = 24
 #: Who owns a block whose entry cannot be read: nobody whom we know, but it is not free.
@@ -68,12 +72,17 @@ class _Claim(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(slots=True)
 class View:
-    """Nodes and owners as this node last saw them. Changes are folded in by ``apply``."""
+    """Nodes and owners as this node last saw them. Changes are folded in by ``apply``.
+
+    What changes costs no more in a large cluster than in a small one.
+    """
 
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     owners: dict[IPNetwork, str] = field(default_factory=dict)
-    #: The revision at which each block was claimed: the order in which a node's blocks came.
-    claimed_at: dict[IPNetwork, int] = field(default_factory=dict)
+    #: By owner: its blocks and the revision at which each was claimed, the order in which they came.
+    held: dict[str, dict[IPNetwork, int]] = field(default_factory=dict)
+    #: Nodes that give signs of life.
+    present: set[str] = field(default_factory=set)
     revision: int = 0
     #: What is wrong with entries that cannot be read, by key.
     problems: dict[str, str] = field(default_factory=dict)
@@ -96,57 +105,68 @@ class View:
         self.problems.pop(event.key, None)
         try:
             if event.key.startswith(_NODES):
-                name = event.key.removeprefix(_NODES)
-                self._apply_node(name, event.entry)
-                return {name}
+                return self._apply_node(event.key.removeprefix(_NODES), event.entry)
             if event.key.startswith(_BLOCKS):
-                block = _block_of(event.key)
-                before = self.owners.get(block, "")
-                self._apply_block(block, event.entry)
-                return {before, self.owners.get(block, "")}
+                return self._apply_block(_block_of(event.key), event.entry)
+            if event.key.startswith(_PRESENT):
+                name = event.key.removeprefix(_PRESENT)
+                (self.present.add if event.entry else self.present.discard)(name)
         except ClusterError as error:
             self.problems[event.key] = str(error)
             _log.error("%s", error)
         return set()
 
-    def _apply_node(self, name: str, entry: Entry | None) -> None:
+    def hold(self, block: IPNetwork, owner: str, revision: int) -> None:
+        """Note whose a block is."""
+        self.owners[block] = owner
+        self.held.setdefault(owner, {})[block] = revision
+
+    def _apply_node(self, name: str, entry: Entry | None) -> set[str]:
         self.nodes.pop(name, None)
         if entry:
             self.nodes[name] = _decode(entry, NodeRecord)
+        return {name}
 
-    def _apply_block(self, block: IPNetwork, entry: Entry | None) -> None:
-        self.owners.pop(block, None)
-        self.claimed_at.pop(block, None)
+    def _apply_block(self, block: IPNetwork, entry: Entry | None) -> set[str]:
+        about = set()
+        before = self.owners.pop(block, None)
+        if before is not None:
+            about.add(before)
+            del self.held[before][block]
+            if not self.held[before]:
+                del self.held[before]
         if entry:
-            self.owners[block] = UNKNOWN_OWNER
-            self.claimed_at[block] = entry.revision
-            self.owners[block] = _decode(entry, _Claim).owner
+            try:
+                owner = _decode(entry, _Claim).owner
+            except ClusterError:
+                self.hold(block, UNKNOWN_OWNER, entry.revision)
+                raise
+            self.hold(block, owner, entry.revision)
+            about.add(owner)
+        return about
 
     def blocks_of(self, node: str) -> list[IPNetwork]:
         """A node's blocks in the order in which it claimed them."""
-        own = [block for block, owner in self.owners.items() if owner == node]
-        return sorted(own, key=self.claimed_at.__getitem__)
+        held = self.held.get(node, {})
+        return sorted(held, key=held.__getitem__)
 
-    def blocks_by_owner(self) -> dict[str, list[IPNetwork]]:
-        """Every owner's blocks, the IPv4 ones first, in ascending order."""
-        blocks: dict[str, list[IPNetwork]] = {}
-        for block in sorted(self.owners, key=lambda block: (block.version, int(block.network_address))):
-            blocks.setdefault(self.owners[block], []).append(block)
-        return blocks
+    def peer(self, name: str) -> Peer | None:
+        """A node as a peer; None where it has not told where it is, or has no bridge address yet."""
+        node = self.nodes.get(name)
+        if node is None or node.gateway is None:
+            return None
+        blocks = sorted(self.held.get(name, ()), key=lambda block: (block.version, int(block.network_address)))
+        return Peer(name, node.address, node.link_address, node.gateway, tuple(blocks), node.gateway6)
 
     def peers(self, this_node: str) -> list[Peer]:
-        """Every other node that has told where it is and has a bridge address."""
-        blocks = self.blocks_by_owner()
-        return [
-            Peer(name, node.address, node.link_address, node.gateway, tuple(blocks.get(name, ())), node.gateway6)
-            for name, node in sorted(self.nodes.items())
-            if name != this_node and node.gateway is not None
-        ]
+        """Every other node that has told where it is and has a bridge address, by name."""
+        found = (self.peer(name) for name in sorted(self.nodes) if name != this_node)
+        return [peer for peer in found if peer is not None]
 
-    def orphans(self) -> dict[str, list[IPNetwork]]:
-        """Blocks of nodes that were removed from the cluster, by owner; those whose owner is unknown stay."""
+    def removed(self) -> list[str]:
+        """Owners of blocks that have no record: nodes that were removed. Not those whose name is unknown."""
         unreadable = {key.removeprefix(_NODES) for key in self.problems if key.startswith(_NODES)}
-        return orphans(self.owners, {*self.nodes, *unreadable, UNKNOWN_OWNER})
+        return orphans(self.held, {*unreadable, UNKNOWN_OWNER}, self.nodes)
 
 
 class Cluster:
@@ -191,6 +211,13 @@ class Cluster:
         """Everything, as of one revision."""
         listing = self.store.entries("")
         return View.of(listing.entries, listing.revision)
+
+    def keep_present(self, name: str) -> bool:
+        """Give a sign of life, which lasts ``PRESENCE`` seconds; False where the store has no such thing."""
+        if not isinstance(self.store, PresenceStore):
+            return False
+        self.store.keep_present(_PRESENT + name, name.encode(), PRESENCE)
+        return True
 
     def register(self, name: str, record: NodeRecord) -> int:
         """Tell where this node is; the revision of that. Raises ClusterError where another node has the name."""
@@ -272,7 +299,7 @@ class Cluster:
         return sum(
             block.num_addresses
             for block in view.blocks_of(name)
-            if self._delete(_key_of(block), view.claimed_at[block])
+            if self._delete(_key_of(block), view.held[name][block])
         )
 
     def _delete(self, key: str, revision: int) -> bool:

@@ -10,13 +10,14 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.agent.cluster import PRESENCE, Cluster, ClusterError, NodeRecord
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import Enrolment
@@ -26,9 +27,10 @@ from weft.agent.membership import Membership
 from weft.agent.policy import guarded, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
+from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
 from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
-from weft.agent.status import Report, StatusServer
+from weft.agent.status import StatusServer
 from weft.agent.wire import Request
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
@@ -170,6 +172,7 @@ class Agent:
             "watch": lambda: self._membership.follow(self._ending),
             "peers": lambda: self._membership.keep_converged(self._ending, REPAIR_INTERVAL),
             "reclaim": lambda: self._reclaimer.run(self._ending),
+            "presence": self._give_signs_of_life,
             "reaper": lambda: self._reaper.run(self._ending),
             "deletions": self._look_for_deletions,
         }
@@ -212,20 +215,42 @@ class Agent:
         self._dispatcher.run(request)
 
     def _report(self) -> Report:
-        first = self._addresses.counts()[0]
+        reached = self._membership.peers()
+        silent, removed = self._live.silent(self._node.name), self._live.removed()
+        peers = [
+            PeerReport(peer, FAILED if peer.name in silent else ESTABLISHED) for peer in reached if peer.blocks
+        ]
+        listed = {item.peer.name for item in peers}
+        peers += [
+            PeerReport(replace(peer, blocks=()), PENDING)
+            for peer in self._live.peers(self._node.name)
+            if peer.name not in listed
+        ]
         return Report(
             ready=self._ready,
             name=self._node.name,
             address=str(self._node.address),
             gateway=str(self._node.bridge.ip),
             mtu=self._node.mtu,
-            universe=first.pods.network,
-            blocks=first.blocks,
-            in_use=first.in_use,
-            free=first.free,
+            ranges=self._addresses.counts(),
             attachments=sum(item.state is State.ATTACHED for item in self._journal.attachments()),
-            peers=self._membership.peers(),
+            owners=self._live.owners(),
+            peers=sorted(peers, key=lambda item: item.peer.name),
+            unreachable=frozenset({*silent, *removed} - {self._node.name}),
+            problems=self._live.problems,
+            gateway6=str(self._node.bridge6.ip) if self._node.bridge6 else "",
         )
+
+    def _give_signs_of_life(self) -> None:
+        """Where the store has such a thing."""
+        while True:
+            try:
+                if not self._cluster.keep_present(self._node.name):
+                    return
+            except StoreError as error:
+                _log.debug("no sign of life can be given: %s", error)
+            if self._ending.wait(PRESENCE / 3):
+                return
 
     def _remove_peer(self, name: str) -> str:
         return remove_peer(self._cluster, name, self._node.name)

@@ -123,17 +123,17 @@ class Dataplane:
         with self._lock, RouteSocket() as host:
             tunnel = links.get_link(host, name=weave.TUNNEL).index
             present = _observe(host, tunnel, None if self._with_ipv6 else socket.AF_INET)
-            messages = [
-                # A way in before the way that uses it; entries are replaced where one of the same key differs.
-                *(_neighbour(tunnel, item) for item in plan.neighbours - present.neighbours),
-                *(_entry(tunnel, item) for item in plan.entries - present.entries),
-                *(_route(tunnel, item) for item in plan.routes - present.routes),
-                *(_removals(tunnel, plan, present) if withdraw else ()),
-            ]
-            errors = [error for error in host.attempt(messages) if error and error.errno not in _GONE]
-            if errors:
-                raise errors[0]
-            return len(messages)
+            new, old = plan - present, present - plan if withdraw else Forwarding()
+            return _carry_out(host, [*_additions(tunnel, new), *_removals(tunnel, plan, old)])
+
+    def change(self, new: Forwarding, old: Forwarding) -> int:
+        """Add what is new, take away what is old, without a look at the rest; how many changed.
+
+        Raises NetlinkError as ``apply`` does.
+        """
+        with self._lock, RouteSocket() as host:
+            tunnel = links.get_link(host, name=weave.TUNNEL).index
+            return _carry_out(host, [*_additions(tunnel, new), *_removals(tunnel, new, old)])
 
     def _ensure_bridge(self, host: RouteSocket) -> Bridge:
         wanted = self._devices.bridge
@@ -241,6 +241,20 @@ def _observe(host: RouteSocket, tunnel: int, family: int | None) -> Forwarding:
             if isinstance(item.destination, IPv4Address)
         ),
     )
+
+
+def _carry_out(host: RouteSocket, messages: Sequence[Message]) -> int:
+    errors = [error for error in host.attempt(messages) if error and error.errno not in _GONE]
+    if errors:
+        raise errors[0]
+    return len(messages)
+
+
+def _additions(tunnel: int, new: Forwarding) -> Iterator[Message]:
+    """A way in before the way that uses it; an entry that differs from one with the same key takes its place."""
+    yield from (_neighbour(tunnel, item) for item in new.neighbours)
+    yield from (_entry(tunnel, item) for item in new.entries)
+    yield from (_route(tunnel, item) for item in new.routes)
 
 
 def _route(tunnel: int, item: Route) -> Message:

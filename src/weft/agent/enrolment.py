@@ -71,12 +71,12 @@ class Enrolment:
         """
         if not self._live.heard:
             return
-        revision, owners, nodes = self._live.revision, self._live.owners(), self._live.nodes()
-        if self._name not in nodes and self._registered_at <= revision:
+        revision, own = self._live.revision, set(self._live.blocks_of(self._name))
+        if not self._live.has_record(self._name) and self._registered_at <= revision:
             self._sign_in_again()
         blocks = self._addresses.blocks()
         for block, claimed_at in blocks.items():
-            if owners.get(block) == self._name or claimed_at > revision:
+            if block in own or claimed_at > revision:
                 continue
             found = self._cluster.owner(block)
             if found is None and (at := self._cluster.claim(block, self._name)) is not None:
@@ -88,7 +88,7 @@ class Enrolment:
                 self.outdated = f"block {block} belongs to {found[0] if found else 'another node'} now"
                 self._addresses.suspend(f"this node was removed from the cluster: {self.outdated}")
         # A claim whose answer was lost, or a block whose return was.
-        for block in [block for block, owner in owners.items() if owner == self._name and block not in blocks]:
+        for block in own - blocks.keys():
             found = self._cluster.owner(block)
             if found is not None and found[0] == self._name:
                 self._addresses.note_claim(block, found[1])

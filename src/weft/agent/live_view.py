@@ -18,7 +18,7 @@ from weft.store import Event
 _log = logging.getLogger(__name__)
 
 #: Seconds between two writes of the kept view, which are not made for every change.
-WRITE_INTERVAL = 5.0
+WRITE_INTERVAL = 30.0
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -70,20 +70,46 @@ class LiveView:
         with self._lock:
             return dict(self._view.owners)
 
-    def nodes(self) -> dict[str, NodeRecord]:
-        """Which nodes there are."""
+    def owner(self, block: IPNetwork) -> str | None:
+        """Who owns a block."""
         with self._lock:
-            return dict(self._view.nodes)
+            return self._view.owners.get(block)
+
+    def blocks_of(self, node: str) -> list[IPNetwork]:
+        """A node's blocks in the order in which it claimed them."""
+        with self._lock:
+            return self._view.blocks_of(node)
+
+    def has_record(self, node: str) -> bool:
+        """Whether a node has signed in."""
+        with self._lock:
+            return node in self._view.nodes
+
+    def nodes(self) -> list[str]:
+        """The names of the nodes."""
+        with self._lock:
+            return list(self._view.nodes)
+
+    def peer(self, name: str) -> Peer | None:
+        """A node as a peer."""
+        with self._lock:
+            return self._view.peer(name)
 
     def peers(self, this_node: str) -> list[Peer]:
         """Every other node that has told where it is."""
         with self._lock:
             return self._view.peers(this_node)
 
-    def orphans(self) -> dict[str, list[IPNetwork]]:
-        """Blocks of nodes that were removed from the cluster, by owner."""
+    def removed(self) -> list[str]:
+        """Nodes that were removed from the cluster and whose blocks are still theirs."""
         with self._lock:
-            return self._view.orphans()
+            return self._view.removed()
+
+    def silent(self, this_node: str) -> set[str]:
+        """Other nodes that give no sign of life; none where the store has no such signs."""
+        with self._lock:
+            known = self._view.nodes.keys() - {this_node}
+            return known - self._view.present if self._view.present else set()
 
     def read(self) -> bool:
         """Take up what an earlier agent kept; False where there is nothing that can be read."""
@@ -97,8 +123,11 @@ class LiveView:
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             _log.warning("%s cannot be used (%s); peers are unknown until the store answers", self._path, error)
             return False
+        view = View(dict(kept.nodes))
+        for block, owner in owners.items():
+            view.hold(block, owner, 0)
         with self._lock:
-            self._view = View(dict(kept.nodes), owners, dict.fromkeys(owners, 0))
+            self._view = view
         return True
 
     def keep(self, *, at_once: bool = False) -> None:
@@ -107,7 +136,7 @@ class LiveView:
             if not self._dirty or not (at_once or time.monotonic() - self._written >= WRITE_INTERVAL):
                 return
             self._dirty, self._written = False, time.monotonic()
-            blocks = {owner: [str(block) for block in own] for owner, own in self._view.blocks_by_owner().items()}
+            blocks = {owner: [str(block) for block in own] for owner, own in self._view.held.items()}
             content = msgspec.json.encode(_Kept(dict(self._view.nodes), blocks), enc_hook=str)
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:

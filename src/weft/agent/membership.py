@@ -2,13 +2,14 @@
 
 import logging
 import threading
+from collections.abc import Collection
 
 from weft.agent.cluster import Cluster, ClusterError
 from weft.agent.dataplane import Dataplane
 from weft.agent.enrolment import Enrolment
 from weft.agent.live_view import LiveView
 from weft.fabric import weave
-from weft.fabric.plan import Node, Peer
+from weft.fabric.plan import Forwarding, Node, Peer
 from weft.store import Compacted, StoreError
 
 _log = logging.getLogger(__name__)
@@ -34,21 +35,47 @@ class Membership:
         self._dataplane = dataplane
         self._node = node
         self._enrolment = enrolment
-        self._reached: list[Peer] = []
+        self._lock = threading.Lock()
+        #: Nodes that something was heard of since the kernel was told.
+        self._about: set[str] = set()
+        self._reached: dict[str, Peer] = {}
+        self._ways: dict[str, Forwarding] = {}
         self._changed = threading.Event()
 
     def peers(self) -> list[Peer]:
-        """The other nodes to which the kernel knows the way."""
-        return self._reached
+        """The other nodes to which the kernel knows the way, as it knows it, by name."""
+        with self._lock:
+            return [self._reached[name] for name in sorted(self._reached)]
 
     def converge(self) -> None:
         """Bring the kernel to the present view, whatever it holds. Raises NetlinkError.
 
         Until the store was heard, ways that only the kernel knows stay: an earlier agent knew more than it kept.
         """
-        peers = self._live.peers(self._node.name)
-        changes = self._dataplane.apply(weave.forwarding(self._node, peers), withdraw=self._live.heard)
-        self._reached = peers
+        with self._lock:
+            self._about.clear()
+        peers = {peer.name: peer for peer in self._live.peers(self._node.name)}
+        ways = {name: weave.forwarding(self._node, [peer]) for name, peer in peers.items()}
+        changes = self._dataplane.apply(Forwarding.union(ways.values()), withdraw=self._live.heard)
+        self._note(peers, ways, changes)
+
+    def converge_peers(self, names: Collection[str]) -> None:
+        """The same for some nodes only, at a cost that does not grow with the number of the others."""
+        peers, ways = dict(self._reached), dict(self._ways)
+        new, old = [], []
+        for name in set(names) - {self._node.name}:
+            peer = self._live.peer(name)
+            old.append(ways.pop(name, Forwarding()))
+            peers.pop(name, None)
+            if peer is not None:
+                peers[name], ways[name] = peer, weave.forwarding(self._node, [peer])
+                new.append(ways[name])
+        after, before = Forwarding.union(new), Forwarding.union(old)
+        self._note(peers, ways, self._dataplane.change(after - before, before - after))
+
+    def _note(self, peers: dict[str, Peer], ways: dict[str, Forwarding], changes: int) -> None:
+        with self._lock:
+            self._reached, self._ways = peers, ways
         if changes:
             _log.info("way to peers: %d changes", changes)
 
@@ -64,6 +91,8 @@ class Membership:
                 away = False
                 for event in self._cluster.store.watch("", self._live.revision, stopping.is_set):
                     about = self._live.apply(event)
+                    with self._lock:
+                        self._about |= about
                     self._changed.set()
                     if self._node.name in about:
                         self._enrolment.wake()
@@ -84,10 +113,14 @@ class Membership:
             if stopping.is_set():
                 return
             self._changed.clear()
+            with self._lock:
+                about, self._about = self._about, set()
             try:
-                if not told:
+                if told and about:
+                    self.converge_peers(about)
+                else:
                     self._dataplane.ensure_devices()
-                self.converge()
+                    self.converge()
             except Exception:
                 _log.exception("the way to peers could not be brought up to date; trying again")
                 stopping.wait(RETRY)

@@ -53,10 +53,9 @@ class Reclaimer:
 
     def look(self, now: float) -> None:
         """Reclaim where it is this node's turn; ``now`` in monotonic seconds. Raises StoreError."""
-        orphans = self._live.orphans() if self._live.heard else {}
-        orphans.pop(self._node, None)
-        self._since = {name: self._since.get(name, now) for name in orphans}
-        if not orphans:
+        removed = self._live.removed() if self._live.heard else []
+        self._since = {name: self._since.get(name, now) for name in removed if name != self._node}
+        if not self._since:
             return
         nodes = self._live.nodes()
         for name, since in self._since.items():

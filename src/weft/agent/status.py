@@ -13,107 +13,14 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-import msgspec
-
 import weft
-from weft.fabric.plan import IPNetwork, Peer
+from weft.agent.report import PAGES, Report
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the API tells. ``blocks`` are this node's own; counts are of addresses on this node."""
-
-    ready: bool
-    name: str
-    address: str
-    gateway: str
-    mtu: int
-    universe: IPNetwork
-    blocks: Sequence[IPNetwork]
-    in_use: int
-    free: int
-    attachments: int
-    peers: Sequence[Peer] = field(default=())
-
-    def to_json(self) -> bytes:
-        """The report as JSON."""
-        body = {
-            "ready": self.ready,
-            "version": weft.__version__,
-            "node": {"name": self.name, "address": self.address, "gateway": self.gateway, "mtu": self.mtu},
-            "ipam": {
-                "range": self.universe,
-                "blocks": self.blocks,
-                "inUse": self.in_use,
-                "free": self.free,
-                "attachments": self.attachments,
-            },
-            "peers": self.peers,
-        }
-        return msgspec.json.encode(body, enc_hook=str) + b"\n"
-
-
-def summary(report: Report) -> str:
-    """The text of /status: labels right-aligned as ``weave status`` had them."""
-    groups = [
-        [("Version", weft.__version__)],
-        [
-            ("Service", "router"),
-            ("Protocol", "vxlan"),
-            ("Name", f"{report.name}({report.address})"),
-            ("Encryption", "disabled"),
-            ("PeerDiscovery", "enabled"),
-            ("Peers", f"{len(report.peers) + 1}"),
-            ("MTU", f"{report.mtu}"),
-        ],
-        [
-            ("Service", "ipam"),
-            ("Status", "ready" if report.ready else "idle"),
-            ("Range", f"{report.universe}"),
-            ("DefaultSubnet", f"{report.universe}"),
-            ("Gateway", report.gateway),
-            ("Blocks", _joined(report.blocks)),
-            ("Addresses", f"{report.in_use} in use, {report.free} free"),
-        ],
-    ]
-    return "".join("\n" + "".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups)
-
-
-def ipam(report: Report) -> str:
-    """The text of /status/ipam, this node first, in the columns of ``weave status ipam``."""
-    total = report.universe.num_addresses
-    own = sum(block.num_addresses for block in report.blocks)
-    lines = [_share(report.name, own, total, f"({report.in_use} active)")]
-    lines += [
-        _share(peer.name, sum(block.num_addresses for block in peer.blocks), total, "") for peer in report.peers
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def peers(report: Report) -> str:
-    """The text of /status/peers: name, underlay address, bridge address, blocks."""
-    return "".join(
-        f"{peer.name:<37} {peer.address!s:<15} gateway {peer.gateway!s:<15} blocks {_joined(peer.blocks)}\n"
-        for peer in report.peers
-    )
-
-
-def _joined(blocks: Sequence[IPNetwork]) -> str:
-    return " ".join(map(str, blocks)) or "none"
-
-
-def _share(name: str, count: int, total: int, remark: str) -> str:
-    return f"{name:<37} {count:>8} IPs ({100 * count / total:04.1f}% of total) {remark}".rstrip()
-
-
-_PAGES: dict[str, Callable[[Report], str]] = {"/status": summary, "/status/ipam": ipam, "/status/peers": peers}
 
 
 class StatusServer:
@@ -184,10 +91,10 @@ def _handler(
             present = report()
             if path == "/report":
                 self._answer(200, "application/json", present.to_json())
-            elif path in _PAGES:
-                self._answer(200 if present.ready else 503, "text/plain", _PAGES[path](present).encode())
+            elif path in PAGES:
+                self._answer(200 if present.ready else 503, "text/plain", PAGES[path](present).encode())
             else:
-                known = ", ".join([*_PAGES, "/report"])
+                known = ", ".join([*PAGES, "/report"])
                 self._answer(404, "text/plain", f"no page {path!r}; there are: {known}\n".encode())
 
         def do_DELETE(self) -> None:

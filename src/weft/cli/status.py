@@ -1,5 +1,6 @@
 """``weft status``: what this node's agent says of itself."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import click
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.option("--run-dir", envvar="WEFT_RUN_DIR", default="/run/weft", help="Folder of the agent's sockets.")
 def command(topic: str | None, output: str, run_dir: str) -> None:
-    """Show the state of this node's agent, its addresses (ipam) or its peers."""
+    """Show the state of this node's agent, who owns which addresses (ipam), or its peers."""
     from weft.agent.status import fetch  # noqa: PLC0415
 
     page = "/report" if output == "json" else "/status" + (f"/{topic}" if topic else "")
@@ -21,6 +22,8 @@ def command(topic: str | None, output: str, run_dir: str) -> None:
     except OSError as error:
         click.echo(f"weft status: no agent answers at {path}: {error.strerror or error}", err=True)
         sys.exit(1)
+    if output == "json" and topic:
+        body = json.dumps(json.loads(body)[topic]).encode() + b"\n"
     click.echo(body.decode(errors="replace"), nl=False)
     if code != 200:
         click.echo("weft status: the agent is not ready", err=True)

@@ -1,6 +1,7 @@
 """What a fabric mode is told, and what it answers."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
@@ -98,9 +99,24 @@ class ForwardingEntry:
 class Forwarding:
     """Everything that leads to other nodes: O(blocks) routes, O(nodes) of the rest, no flooding."""
 
-    routes: frozenset[Route]
-    neighbours: frozenset[Neighbour]
-    entries: frozenset[ForwardingEntry]
+    routes: frozenset[Route] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    entries: frozenset[ForwardingEntry] = frozenset()
+
+    @classmethod
+    def union(cls, parts: Iterable["Forwarding"]) -> "Forwarding":
+        """All of several plans."""
+        several = list(parts)
+        return cls(
+            frozenset().union(*(part.routes for part in several)),
+            frozenset().union(*(part.neighbours for part in several)),
+            frozenset().union(*(part.entries for part in several)),
+        )
+
+    def __sub__(self, other: "Forwarding") -> "Forwarding":
+        return Forwarding(
+            self.routes - other.routes, self.neighbours - other.neighbours, self.entries - other.entries
+        )
 
 
 def link_local(link_address: str) -> IPv6Address:

@@ -6,7 +6,7 @@ revision at which it was seen together with the missing record cannot be one of 
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from weft.ipam.ranges import IPNetwork
@@ -31,13 +31,9 @@ def holdings(node: str, remembered: Collection[IPNetwork], owners: Mapping[IPNet
     )
 
 
-def orphans(owners: Mapping[IPNetwork, str], nodes: Collection[str]) -> dict[str, list[IPNetwork]]:
-    """Blocks whose owner has no record, by owner: nodes that were removed from the cluster."""
-    found: dict[str, list[IPNetwork]] = {}
-    for block, owner in owners.items():
-        if owner not in nodes:
-            found.setdefault(owner, []).append(block)
-    return found
+def orphans(owners: Iterable[str], unknown: Collection[str], nodes: Collection[str]) -> list[str]:
+    """Owners of blocks that have no record: nodes that were removed from the cluster. Not those in ``unknown``."""
+    return [owner for owner in owners if owner not in nodes and owner not in unknown]
 
 
 def turn(node: str, removed: str, nodes: Collection[str]) -> int:

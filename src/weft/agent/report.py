@@ -1,0 +1,190 @@
+"""What an agent tells of itself: Weave's words and columns as text, all of it as JSON."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import msgspec
+
+import weft
+from weft.agent.addresses import Count
+from weft.fabric.plan import IPNetwork, Peer
+from weft.fabric.weave import PORT
+
+#: States of a peer, in Weave's words: the kernel knows the way to it; it has no block yet, or its way is about to
+#: be made; there is no sign of life of it, and what is in force stays in force.
+ESTABLISHED, PENDING, FAILED = "established", "pending", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReport:
+    """Another node, and what is with it."""
+
+    peer: Peer
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the API tells.
+
+    ``ranges`` are this node's own counts; ``owners`` says whose every block is; ``unreachable`` are owners that
+    were removed, or that give no sign of life; ``problems`` tells of entries in the store that cannot be read.
+    """
+
+    ready: bool
+    name: str
+    address: str
+    gateway: str
+    mtu: int
+    ranges: Sequence[Count]
+    attachments: int
+    owners: Mapping[IPNetwork, str] = field(default_factory=dict)
+    peers: Sequence[PeerReport] = ()
+    unreachable: frozenset[str] = frozenset()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    gateway6: str = ""
+
+    def to_json(self) -> bytes:
+        """The report as JSON."""
+        first = self.ranges[0]
+        node = {"name": self.name, "address": self.address, "gateway": self.gateway, "mtu": self.mtu}
+        body = {
+            "ready": self.ready,
+            "version": weft.__version__,
+            "node": node | ({"gateway6": self.gateway6} if self.gateway6 else {}),
+            "ipam": {
+                "status": ipam_status(self),
+                "range": first.pods.network,
+                "blocks": first.blocks,
+                "inUse": first.in_use,
+                "free": first.free,
+                "attachments": self.attachments,
+                "unreachable": sorted(self.unreachable),
+                "ranges": [self._range(count) for count in self.ranges],
+            },
+            "peers": [
+                {part.name: getattr(item.peer, part.name) for part in fields(item.peer)} | {"state": item.state}
+                for item in self.peers
+            ],
+            "problems": self.problems,
+        }
+        return msgspec.json.encode(body, enc_hook=str) + b"\n"
+
+    def shares(self, count: Count) -> dict[str, list[IPNetwork]]:
+        """Whose the blocks of a range are: this node's first, then by name."""
+        blocks: dict[str, list[IPNetwork]] = {self.name: list(count.blocks)}
+        for block, owner in self.owners.items():
+            if owner != self.name and count.pods.holds(block):
+                blocks.setdefault(owner, []).append(block)
+        others = sorted(owner for owner in blocks if owner != self.name)
+        return {owner: blocks[owner] for owner in (self.name, *others)}
+
+    def _range(self, count: Count) -> dict[str, Any]:
+        shares = self.shares(count)
+        owned = sum(map(len, shares.values())) * count.pods.block_size
+        return {
+            "range": count.pods.network,
+            "blockSize": count.pods.block_prefix,
+            "excluded": count.pods.excluded,
+            "blocks": count.blocks,
+            "inUse": count.in_use,
+            "free": count.free,
+            "spareBlocks": count.spare,
+            "unowned": count.pods.network.num_addresses - owned,
+            "owners": [
+                {
+                    "name": owner,
+                    "ips": len(blocks) * count.pods.block_size,
+                    "blocks": sorted(blocks, key=lambda block: int(block.network_address)),
+                    "unreachable": owner in self.unreachable,
+                }
+                for owner, blocks in shares.items()
+            ],
+        }
+
+
+def ipam_status(report: Report) -> str:
+    """Where IPAM stands, as ``weave status`` said it."""
+    full = [count for count in report.ranges if count.free == 0]
+    if not report.ready:
+        return "idle"
+    if full and report.unreachable and any(_is_owned(report, count) for count in full):
+        return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
+    return "waiting for IP(s) to become available" if full else "ready"
+
+
+def summary(report: Report) -> str:
+    """The text of /status: labels right-aligned as ``weave status`` had them."""
+    ranges = " ".join(str(count.pods) for count in report.ranges)
+    groups = [
+        [("Version", weft.__version__)],
+        [
+            ("Service", "router"),
+            ("Protocol", "vxlan"),
+            ("Name", f"{report.name}({report.address})"),
+            ("Encryption", "disabled"),
+            ("PeerDiscovery", "enabled"),
+            ("Peers", f"{len(report.peers) + 1}"),
+            ("MTU", f"{report.mtu}"),
+        ],
+        [
+            ("Service", "ipam"),
+            ("Status", ipam_status(report)),
+            ("Range", ranges),
+            ("DefaultSubnet", ranges),
+            ("Gateway", " ".join(filter(None, (report.gateway, report.gateway6)))),
+            ("Blocks", _joined([block for count in report.ranges for block in count.blocks])),
+            ("Addresses", "; ".join(f"{count.in_use} in use, {count.free} free" for count in report.ranges)),
+            *([("Unreachable", " ".join(sorted(report.unreachable)))] if report.unreachable else []),
+        ],
+    ]
+    return "".join("\n" + "".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups)
+
+
+def ipam(report: Report) -> str:
+    """The text of /status/ipam, in the columns of ``weave status ipam``: this node first; then what is free."""
+    return "\n".join(_ipam_of(report, count, titled=len(report.ranges) > 1) for count in report.ranges)
+
+
+def peers(report: Report) -> str:
+    """The text of /status/peers, in the form of ``weave status peers``: this node, and its ways to the others."""
+    lines = [f"{report.name}({report.address})"]
+    lines += [
+        f"   -> {f'{item.peer.address}:{PORT}':<21} {f'{item.peer.name}({item.peer.gateway})':<37} {item.state}"
+        for item in report.peers
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
+    total, size = count.pods.network.num_addresses, count.pods.block_size
+    lines = [f"{count.pods}"] if titled else []
+    owned = 0
+    for owner, blocks in report.shares(count).items():
+        remark = f"({count.in_use} active)" if owner == report.name else ""
+        if owner in report.unreachable:
+            remark = "- unreachable!"
+        owned += len(blocks) * size
+        lines.append(_share(owner, len(blocks) * size, total, remark))
+    spare = f"{count.spare} spare block" + ("" if count.spare == 1 else "s")
+    lines.append(f"{report.name} has {count.free} free and {spare}: {_joined(count.blocks)}")
+    lines.append(_share("nobody", total - owned, total, ""))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _is_owned(report: Report, count: Count) -> bool:
+    """Whether no block of a range is left."""
+    return sum(map(len, report.shares(count).values())) >= count.pods.block_count
+
+
+def _joined(blocks: Sequence[IPNetwork]) -> str:
+    return " ".join(map(str, blocks)) or "none"
+
+
+def _share(name: str, count: int, total: int, remark: str) -> str:
+    return f"{name:<37} {count:>8} IPs ({100 * count / total:04.1f}% of total) {remark}".rstrip()
+
+
+#: What each page shows as text.
+PAGES: dict[str, Callable[[Report], str]] = {"/status": summary, "/status/ipam": ipam, "/status/peers": peers}
