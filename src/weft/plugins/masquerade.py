@@ -8,9 +8,9 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import IPv4Interface, IPv6Interface
 
 from weft.cni import IPConfiguration, Result
+from weft.cni.results import IPInterface
 from weft.kernel import iptables, nftables
 from weft.kernel.iptables import IptablesError, Table
 from weft.kernel.nftables import NftablesError
@@ -19,8 +19,6 @@ from weft.plugins.interface import versions
 from weft.plugins.plugin import PluginRequest
 from weft.plugins.settings import refused
 from weft.plugins.undo import Undo
-
-Interface = IPv4Interface | IPv6Interface
 
 _NFT_TABLE = "inet cni_plugins_masquerade"
 _NFT_CHAIN = "masq_checks"
@@ -43,7 +41,7 @@ def check_backend(backend: str | None) -> None:
 
 
 def set_up(
-    backend: str | None, interfaces: Sequence[Interface], network: str, ifname: str, container_id: str
+    backend: str | None, interfaces: Sequence[IPInterface], network: str, ifname: str, container_id: str
 ) -> None:
     """Masquerade what these addresses send. Without a ``backend``: iptables where it works, else nftables.
 
@@ -98,24 +96,24 @@ def collect_garbage(network: str, valid: frozenset[tuple[str, str]]) -> None:
         _delete_rules(lambda text: f'comment "{ours}' in text and not any(item in text for item in hashes))
 
 
-def quick_additions(interfaces: Sequence[Interface], chain: str, comment: str) -> list[str]:
+def quick_additions(interfaces: Sequence[IPInterface], chain: str, comment: str) -> list[str]:
     """The lines for a container that has no chain yet. Addresses of one family."""
     return [f"-N {chain}", *_rules(interfaces, chain, comment)]
 
 
-def additions(table: Table, interfaces: Sequence[Interface], chain: str, comment: str) -> list[str]:
+def additions(table: Table, interfaces: Sequence[IPInterface], chain: str, comment: str) -> list[str]:
     """The lines for a container's chain, in the place of one that may be there. Addresses of one family."""
     lines = [f"-D {place} {rule}" for place, rule in table.references(chain)]
     return [*lines, iptables.empty_chain(chain), *_rules(interfaces, chain, comment)]
 
 
-def quick_removal(interfaces: Sequence[Interface], chain: str, comment: str) -> list[str]:
+def quick_removal(interfaces: Sequence[IPInterface], chain: str, comment: str) -> list[str]:
     """The lines that take away what ``additions`` made, and nothing else leads to."""
     lines = [rule for rule in _rules(interfaces, chain, comment) if rule.startswith("-A POSTROUTING ")]
     return [*(rule.replace("-A", "-D", 1) for rule in lines), f"-F {chain}", f"-X {chain}"]
 
 
-def _rules(interfaces: Sequence[Interface], chain: str, comment: str) -> list[str]:
+def _rules(interfaces: Sequence[IPInterface], chain: str, comment: str) -> list[str]:
     noted = iptables.quoted(["-m", "comment", "--comment", comment])
     lines = []
     for item in interfaces:
@@ -127,7 +125,7 @@ def _rules(interfaces: Sequence[Interface], chain: str, comment: str) -> list[st
     return lines
 
 
-def _set_up_iptables(interfaces: Sequence[Interface], network: str, container_id: str) -> None:
+def _set_up_iptables(interfaces: Sequence[IPInterface], network: str, container_id: str) -> None:
     chain, comment = names.chain(network, container_id), names.comment(network, container_id)
     for version in (4, 6):
         own = [item for item in interfaces if item.version == version]
@@ -136,7 +134,7 @@ def _set_up_iptables(interfaces: Sequence[Interface], network: str, container_id
             iptables.edit(version, _TABLE, change)
 
 
-def _set_up_nftables(interfaces: Sequence[Interface], network: str, ifname: str, container_id: str) -> None:
+def _set_up_nftables(interfaces: Sequence[IPInterface], network: str, ifname: str, container_id: str) -> None:
     comment = _nft_comment(network, ifname, container_id)
     instance = _instance_hash(network, ifname, container_id)
     context = nftables.context()

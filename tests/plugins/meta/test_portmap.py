@@ -281,6 +281,16 @@ def test_del_by_other_mappings_takes_all_away(twins: Twins) -> None:
     assert "CNI-DN-" not in "".join(rules(host))
 
 
+def test_what_add_refuses_does_not_keep_del_from_its_work(twins: Twins) -> None:
+    host = twins.weft
+    wrong = {"portMappings": [*PORTS["portMappings"], mapping(70000), mapping(80, 80, "icmp")]}
+    assert call(host, "DEL", runtimeConfig=wrong).status == 0
+    assert call(host, "ADD").status == 0
+    assert call(host, "ADD", "other", runtimeConfig=wrong).code == 999
+    assert call(host, "DEL", runtimeConfig=wrong).status == 0
+    assert "CNI-DN-" not in "".join(rules(host))
+
+
 def test_add_twice_makes_it_once(twins: Twins) -> None:
     host = twins.weft
     assert call(host, "ADD").status == 0

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from weft.cni import CniError, ErrorCode, Result
+from weft.cni.results import IPInterface
 from weft.kernel import iptables
 from weft.kernel.iptables import IptablesError
 from weft.plugins.meta import firewall_iptables, firewalld
-from weft.plugins.meta.firewall_iptables import IPInterface, Isolation
+from weft.plugins.meta.firewall_iptables import Isolation
 from weft.plugins.meta.firewalld import FirewalldError
 from weft.plugins.pairs import check_name
 from weft.plugins.plugin import PluginRequest

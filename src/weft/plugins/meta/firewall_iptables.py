@@ -7,12 +7,11 @@ FORWARD ─▶ CNI-ISOLATION-STAGE-1 ─ from a bridge, not to it ─▶ CNI-ISO
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from ipaddress import ip_network
 
+from weft.cni.results import IPInterface
 from weft.kernel import iptables
 from weft.kernel.iptables import Table
-
-IPInterface = IPv4Interface | IPv6Interface
 
 _TABLE = "filter"
 _FORWARD = "CNI-FORWARD"

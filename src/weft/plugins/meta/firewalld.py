@@ -6,14 +6,14 @@ Source: https://firewalld.org/documentation/man-pages/firewalld.dbus.html
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Interface, IPv6Interface, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.cni.results import IPInterface
+
 if TYPE_CHECKING:
     from jeepney.io.blocking import DBusConnection
-
-IPInterface = IPv4Interface | IPv6Interface
 
 _BUS_ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS"
 _BUS_SOCKET = Path("/var/run/dbus/system_bus_socket")

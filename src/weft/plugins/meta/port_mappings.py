@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping as Table
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv6Address
 
-IPInterface = IPv4Interface | IPv6Interface
+from weft.cni.results import IPInterface
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from weft.cni import CniError, ErrorCode, Result
+from weft.cni.results import IPInterface
 from weft.kernel import conntrack, iptables, links, routes, sysctl
 from weft.kernel.iptables import IptablesError
 from weft.kernel.netlink import NetlinkError, RouteSocket
 from weft.kernel.nftables import NftablesError
 from weft.plugins import interface, netfilter
 from weft.plugins.meta import portmap_iptables, portmap_nftables
-from weft.plugins.meta.port_mappings import Forwarding, IPInterface, Mapping
+from weft.plugins.meta.port_mappings import Forwarding, Mapping
 from weft.plugins.plugin import PluginRequest
 from weft.plugins.settings import Settings, invalid, read, refused
 from weft.plugins.undo import Undo
@@ -80,9 +81,10 @@ class PortMap:
 
     def delete(self, request: PluginRequest) -> None:
         """Take the container's rules away, of both backends where the configuration names none."""
-        forwarding, backend = parse(request)
-        if not forwarding.mappings:
+        settings = read_settings(request)
+        if not settings.runtime_config.port_mappings:
             return
+        forwarding, backend = _forwarding(request, settings, deleting=True), settings.backend
         previous = request.configuration.previous_result
         versions = sorted(interface.versions(previous.ips if previous else ()))
         used = netfilter.choose_backend(backend)
@@ -132,29 +134,44 @@ _FORMS = {"iptables": portmap_iptables, "nftables": portmap_nftables}
 
 def parse(request: PluginRequest) -> tuple[Forwarding, str | None]:
     """A configuration, checked: what to forward, and the backend that it names. Raises CniError."""
+    settings = read_settings(request)
+    return _forwarding(request, settings), settings.backend
+
+
+def read_settings(request: PluginRequest) -> PortMapSettings:
+    """The keys, checked but for the mappings. Raises CniError."""
     settings = read(PortMapSettings, request.configuration)
     netfilter.check_backend("backend", settings.backend)
-    if settings.mark_masq_bit is not None and settings.external_set_mark_chain is not None:
+    bit, chain = settings.mark_masq_bit, settings.external_set_mark_chain
+    if bit is not None and chain is not None:
         raise refused("externalSetMarkChain and markMasqBit cannot be set at the same time; leave one out")
-    bit = DEFAULT_MARK_BIT if settings.mark_masq_bit is None else settings.mark_masq_bit
-    if not 0 <= bit <= 31:
+    if bit is not None and not 0 <= bit <= 31:
         raise invalid("markMasqBit", bit, "give 0 to 31")
-    chain = settings.external_set_mark_chain
     if chain is not None and not iptables.CHAIN_NAME.fullmatch(chain):
         raise invalid("externalSetMarkChain", chain, "give at most 28 characters, without spaces")
-    conditions = {4: settings.conditions_v4, 6: settings.conditions_v6}
     _check_conditions(settings)
-    forwarding = Forwarding(
+    return settings
+
+
+def _forwarding(request: PluginRequest, settings: PortMapSettings, *, deleting: bool = False) -> Forwarding:
+    """What to forward. A mapping that ADD refuses does not keep DEL from its work. Raises CniError."""
+    mappings = []
+    for item in settings.runtime_config.port_mappings:
+        try:
+            mappings.append(_mapping(item))
+        except CniError:
+            if not deleting:
+                raise
+    return Forwarding(
         request.configuration.name,
         request.invocation.container_id,
-        tuple(map(_mapping, settings.runtime_config.port_mappings)),
+        tuple(mappings),
         masquerade=settings.snat,
         masquerade_all=settings.masq_all,
-        mark=1 << bit,
-        external_mark_chain=chain,
-        conditions=conditions,
+        mark=1 << (DEFAULT_MARK_BIT if settings.mark_masq_bit is None else settings.mark_masq_bit),
+        external_mark_chain=settings.external_set_mark_chain,
+        conditions={4: settings.conditions_v4, 6: settings.conditions_v6},
     )
-    return forwarding, settings.backend
 
 
 def container_addresses(previous: Result, ifname: str) -> list[IPInterface]:

@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from weft.cni.results import IPInterface
 from weft.kernel import iptables
 from weft.kernel.iptables import IptablesError, Table
 from weft.plugins import names
-from weft.plugins.meta.port_mappings import Forwarding, IPInterface
+from weft.plugins.meta.port_mappings import Forwarding
 
 _TABLE = "nat"
 _ALL = "CNI-HOSTPORT-DNAT"

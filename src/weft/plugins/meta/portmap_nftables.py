@@ -5,9 +5,10 @@ Every rule of a container has the container's ID as comment, which is how either
 
 from collections.abc import Collection, Sequence
 
+from weft.cni.results import IPInterface
 from weft.kernel import nftables
 from weft.kernel.nftables import NftablesError
-from weft.plugins.meta.port_mappings import Forwarding, IPInterface
+from weft.plugins.meta.port_mappings import Forwarding
 
 _TABLE = "cni_hostport"
 _PORTS = "hostports"
