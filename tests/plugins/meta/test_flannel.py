@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.namespaces import path, run
+from tests.plugins.main.test_ptp import undetected
 from tests.plugins.meta.test_bandwidth import DIFFERENCES as LIMITED
 from tests.plugins.twins import (
     CONTAINER,
@@ -141,14 +142,6 @@ def delegated(host: Host, expected: dict[str, Any]) -> None:
     kept(host).parent.mkdir()
     text = json.dumps(expected, sort_keys=True, separators=(",", ":"))
     kept(host).write_text(text.replace("HERE", str(host.folder)))
-
-
-def undetected(seen: dict[str, Any]) -> None:
-    """See test_ptp: on a pair nobody else can have the address."""
-    for place in ("pod", "host"):
-        for item in seen[place]["addresses"]:
-            for address in item["addr_info"]:
-                address.pop("nodad", None)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -376,6 +369,16 @@ def test_delete_of_what_is_not_there(twins: Twins) -> None:
     kept(host).parent.mkdir()
     kept(host).write_text("{")  # as a power failure leaves the reference's
     assert host.call("DEL", configuration(), pod=None).status == 0
+
+
+def test_delete_of_a_configuration_that_add_would_refuse_now(twins: Twins) -> None:
+    """What was delegated counts, not what the file of the network says meanwhile."""
+    write_subnets(twins, SUBNETS)
+    host = twins.weft
+    assert host.call("ADD", configuration()).status == 0
+    write_subnets(twins, "")
+    assert host.call("DEL", configuration(delegate={"name": "mine"})).status == 0
+    assert not kept(host).exists() and "veth" not in host.shell("ip link")
 
 
 def test_delete_where_the_kept_file_is_damaged(twins: Twins) -> None:

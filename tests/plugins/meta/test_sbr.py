@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.namespaces import ip
+from tests.plugins.main.test_ptp import undetected
 from tests.plugins.twins import Host, Twins, add_chain, delete_chain, needs_reference, shell
 from weft.cni import IPConfiguration
 from weft.kernel import routes
@@ -41,14 +42,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "ptp": {"type": "ptp", "ipam": IPAM | {"routes": [{"dst": "0.0.0.0/0"}]}},
     "static without gateway": bridge({"type": "static", "addresses": [{"address": "10.9.0.5/24"}]}),
 }
-
-
-def undetected(seen: dict[str, Any]) -> None:
-    """See test_ptp: on a pair nobody else can have the address."""
-    for place in ("pod", "host"):
-        for item in seen[place]["addresses"]:
-            for address in item["addr_info"]:
-                address.pop("nodad", None)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

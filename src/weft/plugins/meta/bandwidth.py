@@ -16,6 +16,7 @@ from weft.kernel import kinds, links, traffic_control
 from weft.kernel.links import Link
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.kernel.traffic_control import Class, TokenBucket
+from weft.plugins.devices import not_created
 from weft.plugins.names import hashed
 from weft.plugins.plugin import PluginRequest
 from weft.plugins.settings import Settings, invalid, read, refused
@@ -245,11 +246,12 @@ def _limit_egress(
     network = request.configuration.name
     name = device_name(network, request.invocation.container_id)
     (failed,) = host.attempt([kinds.create_ifb(name, mtu=port.mtu)])
-    if failed is not None:
-        known = (
-            "; another interface of this container in this network has it" if failed.errno == errno.EEXIST else ""
+    if failed is not None and failed.errno == errno.EEXIST:
+        raise refused(
+            f"the IFB device {name} is there: another interface of this container in this network has it"
         )
-        raise refused(f"adding link: {failed}{known}") from None
+    if failed is not None:
+        raise not_created("ifb", name, failed)
     undo.on_failure(_delete, host, name)
     device = links.get_link(host, name=name)
     host.execute(

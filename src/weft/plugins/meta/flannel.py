@@ -123,16 +123,8 @@ class Flannel:
 
 
 def parse(request: PluginRequest) -> FlannelSettings:
-    """Read and check a configuration. Raises CniError."""
+    """Read a configuration. Raises CniError. What ``delegate`` and ``ipam`` hold, ``compose`` looks at."""
     settings = read(FlannelSettings, request.configuration)
-    given = settings.delegate or {}
-    if not isinstance(given.get("type", ""), str):
-        raise invalid("delegate.type", given["type"], "give the name of a plugin, such as bridge")
-    for key in ("name", "ipam"):
-        if key in given:
-            raise refused(
-                f"'delegate' dictionary must not have {key!r} field, it'll be set by flannel; leave it out"
-            )
     for key, value in (("subnetFile", settings.subnet_file), ("dataDir", settings.data_dir)):
         if not value:
             raise invalid(key, value, "give a path, or leave it out")
