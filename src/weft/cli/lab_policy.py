@@ -127,7 +127,7 @@ def check_policies(present: state.LabState, output: str | None) -> bool:
     _print_table(present, probes)
     for probe in bad:
         said = "allowed, but nothing came back" if probe.expected else "denied, but it answered"
-        click.echo(f"✗ {probe.source} → {probe.target} {probe.protocol}/{probe.port}: {said}")
+        click.echo(f"✗ {probe.source} → {probe.target} IPv{probe.version} {probe.protocol}/{probe.port}: {said}")
     click.echo(f"{len(probes) - len(bad)} of {len(probes)} ways are as the policies say")
     return not bad
 
@@ -136,6 +136,7 @@ def _print_table(lab: state.LabState, probes: Sequence[Any]) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    versions = {probe.version for probe in probes}
     ports = list(dict.fromkeys((probe.protocol, probe.port) for probe in probes))
     ways: dict[tuple[str, str], list[str]] = {}
     for probe in probes:
@@ -143,6 +144,7 @@ def _print_table(lab: state.LabState, probes: Sequence[Any]) -> None:
         ways.setdefault((probe.source, probe.target), []).append(mark)
     table = Table(
         title="from (row) to (column) on " + " ".join(f"{protocol}/{port}" for protocol, port in ports)
+        + (", by IPv4 then IPv6" if len(versions) > 1 else "")
         + "; ✓ answers, - is denied, ✗ is not as the policies say",
         title_justify="left",
     )  # fmt: skip

@@ -20,6 +20,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 PORT = 80
@@ -61,7 +62,7 @@ def watch_icmp(raw: socket.socket) -> None:
     request = kinds(raw.family)[0]
     while True:
         packet, sender = raw.recvfrom(2048)
-        message = icmp_message(raw.family, packet)
+        message = message_in(raw.family, packet)
         if len(message) >= 24 and message[0] == request:
             with _seen_more:
                 _seen[message[8:24].hex()] = sender[0]
@@ -102,7 +103,7 @@ def ping(address: str, timeout: float) -> str:
         while (left := deadline - time.monotonic()) > 0:
             raw.settimeout(left)
             packet, sender = raw.recvfrom(2048)
-            reply = icmp_message(family, packet)
+            reply = message_in(family, packet)
             if sender[0] == address and reply[:1] == bytes([answer_kind]) and reply[8:24] == token:
                 return token.hex()
     raise TimeoutError("timed out")
@@ -113,7 +114,7 @@ def kinds(family: int) -> tuple[int, int]:
     return (128, 129) if family == socket.AF_INET6 else (8, 0)
 
 
-def icmp_message(family: int, packet: bytes) -> bytes:
+def message_in(family: int, packet: bytes) -> bytes:
     """What a raw socket's packet carries: IPv4's come with their header, IPv6's without."""
     return packet if family == socket.AF_INET6 else packet[(packet[0] & 15) * 4 :]
 
@@ -124,11 +125,11 @@ def raw_socket(family: int) -> socket.socket:
     return socket.socket(family, socket.SOCK_RAW, protocol)
 
 
-def listen() -> socket.socket:
-    """The TCP listener: for both families where there are two."""
+def listen(port: int) -> socket.socket:
+    """A TCP listener: for both families where there are two."""
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("", PORT), family=socket.AF_INET6, backlog=256, dualstack_ipv6=True)
-    return socket.create_server(("", PORT), backlog=256)
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=256, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=256)
 
 
 def checksum(data: bytes) -> int:
@@ -162,16 +163,20 @@ def serve(protocol: str, port: int) -> None:
     with _serving:
         if (protocol, port) in _served:
             return
+        started: list[tuple[Callable[[socket.socket], None], socket.socket]] = []
         if protocol == "tcp":
-            listener = socket.create_server(("", port), backlog=256)
-            threading.Thread(target=serve_tcp, args=(listener,), daemon=True).start()
-        elif protocol == "udp":
-            bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            bound.bind(("", port))
-            threading.Thread(target=echo, args=(bound,), daemon=True).start()
-        elif not any(kind == "sctp" for kind, _ in _served):
-            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
-            threading.Thread(target=answer_sctp, args=(raw,), daemon=True).start()
+            started.append((serve_tcp, listen(port)))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            if protocol == "udp":
+                bound = socket.socket(family, socket.SOCK_DGRAM)
+                if family == socket.AF_INET6:
+                    bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                bound.bind(("", port))
+                started.append((echo, bound))
+            elif protocol == "sctp" and not any(kind == "sctp" for kind, _ in _served):
+                started.append((answer_sctp, socket.socket(family, socket.SOCK_RAW, SCTP)))
+        for work, opened in started:
+            threading.Thread(target=work, args=(opened,), daemon=True).start()
         _served.add((protocol, port))
 
 
@@ -186,8 +191,8 @@ def echo(bound: socket.socket) -> None:
 def answer_sctp(raw: socket.socket) -> None:
     """Acknowledge every INIT to a port that is served."""
     while True:
-        packet, (sender, _) = raw.recvfrom(2048)
-        message = packet[(packet[0] & 15) * 4 :]
+        packet, (sender, *_) = raw.recvfrom(2048)
+        message = message_in(raw.family, packet)
         if len(message) < 32 or message[12] != 1:
             continue
         source, destination = struct.unpack("!HH", message[:4])
@@ -219,16 +224,19 @@ def reach(targets: list[tuple[str, str, int]], timeout: float) -> list[bool]:
     reached = [False] * len(targets)
     waiting: dict[int, tuple[int, socket.socket]] = {}
     poll = select.epoll()
-    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, SCTP)
-    raw.setblocking(False)
+    raws = {family: socket.socket(family, socket.SOCK_RAW, SCTP) for family in (socket.AF_INET, socket.AF_INET6)}
+    for raw in raws.values():
+        raw.setblocking(False)
+        poll.register(raw, select.EPOLLIN)
     # Our port of an SCTP probe names its place.
     base = 20000 + int.from_bytes(os.urandom(2), "big") % 30000
     for place, (protocol, address, port) in enumerate(targets):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         if protocol == "sctp":
             with contextlib.suppress(OSError):
-                raw.sendto(sctp(base + place, port, 0, 1), (address, 0))
+                raws[family].sendto(sctp(base + place, port, 0, 1), (address, 0))
             continue
-        one = socket.socket(socket.AF_INET, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
+        one = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
         one.setblocking(False)
         with contextlib.suppress(BlockingIOError, ConnectionError, OSError):
             one.connect((address, port))
@@ -236,21 +244,19 @@ def reach(targets: list[tuple[str, str, int]], timeout: float) -> list[bool]:
                 one.send(b"weft")
         waiting[one.fileno()] = place, one
         poll.register(one, select.EPOLLIN if protocol == "udp" else select.EPOLLOUT)
-    poll.register(raw, select.EPOLLIN)
     left, deadline = len(targets), time.monotonic() + timeout
     while left and (rest := deadline - time.monotonic()) > 0:
         for number, _ in poll.poll(rest):
-            if number == raw.fileno():
-                left -= note_sctp(raw, targets, base, reached)
+            if number not in waiting:
+                left -= sum(note_sctp(raw, targets, base, reached) for raw in raws.values())
                 continue
             place, one = waiting.pop(number)
             left -= 1
             poll.unregister(one)
             reached[place] = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             one.close()
-    for _, one in waiting.values():
+    for one in (*raws.values(), *(one for _, one in waiting.values())):
         one.close()
-    raw.close()
     poll.close()
     return reached
 
@@ -260,8 +266,8 @@ def note_sctp(raw: socket.socket, targets: list[tuple[str, str, int]], base: int
     count = 0
     with contextlib.suppress(BlockingIOError):
         while True:
-            packet, (sender, _) = raw.recvfrom(2048)
-            message = packet[(packet[0] & 15) * 4 :]
+            packet, (sender, *_) = raw.recvfrom(2048)
+            message = message_in(raw.family, packet)
             source, own = struct.unpack("!HH", message[:4])
             place = own - base
             answers = len(message) > 12 and message[12] == 2 and 0 <= place < len(targets)
@@ -312,7 +318,7 @@ def main(control_path: str) -> None:
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):  # a kernel without IPv6
             threading.Thread(target=watch_icmp, args=(raw_socket(family),), daemon=True).start()
-    listener = listen()
+    listener = listen(PORT)
     threading.Thread(target=serve_tcp, args=(listener,), daemon=True).start()
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     os.umask(0o177)

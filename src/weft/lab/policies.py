@@ -123,7 +123,7 @@ def await_revision(lab: LabState, revision: str) -> None:
 
 def pod_manifest(pod: PodState) -> Manifest:
     """A lab's pod as Kubernetes has one."""
-    ports = []
+    ports, listed = [], [{"ip": address} for address in pod.addresses.values()]
     for name, port in pod.ports.items():
         protocol, _, number = port.partition("/")
         ports.append({"name": name, "protocol": protocol.upper(), "containerPort": int(number)})
@@ -137,7 +137,7 @@ def pod_manifest(pod: PodState) -> Manifest:
             "labels": pod.labels,
         },
         "spec": {"nodeName": pod.node, "containers": [{"name": "pod", "ports": ports}]},
-        "status": {"phase": "Running", **({"podIP": pod.ip, "podIPs": [{"ip": pod.ip}]} if pod.ip else {})},
+        "status": {"phase": "Running", **({"podIP": pod.ip, "podIPs": listed} if pod.ip else {})},
     }
 
 

@@ -26,6 +26,7 @@ class Probe:
 
     source: str
     target: str
+    version: int
     protocol: str
     port: int
     expected: bool
@@ -52,7 +53,7 @@ def prove(
     cluster = cluster_of(lab)
     every = [pod for pod in (lab.pods if pods is None else pods) if pod.ip]
     with ThreadPoolExecutor(len(every) or 1) as threads:
-        list(threads.map(lambda pod: _order(lab, pod, {"serve": ports}), every))
+        list(threads.map(lambda pod: order(lab, pod, {"serve": ports}), every))
         return tuple(
             probe
             for probes in threads.map(lambda pod: _try(lab, cluster, pod, every, ports), every)
@@ -63,10 +64,14 @@ def prove(
 def _try(
     lab: LabState, cluster: Cluster, source: PodState, every: Sequence[PodState], ports: Sequence[Port]
 ) -> list[Probe]:
-    ways = [(target, protocol, port) for target in every if target is not source for protocol, port in ports]
-    expected = [
-        allows(cluster, Flow(source.ip, target.ip, protocol.upper(), port)) for target, protocol, port in ways
+    ways = [
+        _Way(target.name, version, mine, theirs, *port)
+        for target in every
+        if target is not source
+        for version, mine, theirs in _pairs(source, target)
+        for port in ports
     ]
+    expected = [allows(cluster, Flow(way.source, way.destination, way.protocol.upper(), way.port)) for way in ways]
     reached = _reach(lab, source, ways, TIMEOUT)
     again = [place for place in range(len(ways)) if reached[place] != expected[place]]
     # A busy machine is slow, and a change may be a moment old: what is not as expected gets a second chance.
@@ -75,25 +80,45 @@ def _try(
     ):
         reached[place] = answered
     return [
-        Probe(source.name, target.name, protocol, port, expected[place], reached[place])
-        for place, (target, protocol, port) in enumerate(ways)
+        Probe(source.name, way.target, way.version, way.protocol, way.port, expected[place], reached[place])
+        for place, way in enumerate(ways)
     ]
 
 
-def _reach(
-    lab: LabState, source: PodState, ways: Sequence[tuple[PodState, str, int]], timeout: float
-) -> list[bool]:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One probe to be made, between addresses of one IP version."""
+
+    target: str
+    version: int
+    source: str
+    destination: str
+    protocol: str
+    port: int
+
+
+def _pairs(source: PodState, target: PodState) -> list[tuple[int, str, str]]:
+    """IP version, own and other address, for each version that both have."""
+    return [
+        (version, mine, theirs)
+        for version, mine, theirs in ((4, source.ip, target.ip), (6, source.ip6, target.ip6))
+        if mine and theirs
+    ]
+
+
+def _reach(lab: LabState, source: PodState, ways: Sequence[_Way], timeout: float) -> list[bool]:
     if not ways:
         return []
-    targets = [[protocol, target.ip, port] for target, protocol, port in ways]
-    return [bool(each) for each in _order(lab, source, {"reach": targets, "timeout": timeout})]
+    targets = [[way.protocol, way.destination, way.port] for way in ways]
+    return [bool(each) for each in order(lab, source, {"reach": targets, "timeout": timeout})]
 
 
-def _order(lab: LabState, pod: PodState, order: dict[str, Any]) -> list[Any]:
+def order(lab: LabState, pod: PodState, wanted: dict[str, Any]) -> list[Any]:
+    """What a pod answers to an order. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(30)
         connection.connect(str(lab.control_socket(pod)))
-        connection.sendall(json.dumps(order).encode() + b"\n")
+        connection.sendall(json.dumps(wanted).encode() + b"\n")
         with connection.makefile() as stream:
             answer: list[Any] = json.loads(stream.readline())
     return answer

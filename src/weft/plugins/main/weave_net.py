@@ -181,12 +181,14 @@ class WeaveNet(Generic[Reserved]):
             assigned = (
                 self._delegated(settings, request) if settings.ipam_type else self._own(settings, reservation)
             )
+            self._gate.admit(call, [item.address for item in assigned.ips])
             host_link, link_address = self._connect(
                 request, namespace, settings, reservation.host_interface, assigned
             )
             book.confirm(reservation)
         except BaseException:
             book.retire(reservation)
+            self._gate.dismiss(call)
             if settings.ipam_type:
                 delegate(Command.DEL, settings.ipam_type, request.configuration, call)
             raise
