@@ -24,7 +24,7 @@ from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Journal, JournalError, State
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
-from weft.agent.policy import guarded, open_policy
+from weft.agent.policy import gate, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
@@ -116,7 +116,7 @@ class Agent:
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._policy = open_policy(settings)
         self._leases = leases.open_daemon(settings)
-        attach = guarded(WeaveNet(self._attachments), settings, self._policy)
+        attach = WeaveNet(self._attachments, gate=gate(settings, self._policy))
         self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weft.agent.settings import Settings, SettingsError
-from weft.npc.client import SOCKET, RemoteGate
-from weft.npc.gate import Guarded
+from weft.npc.client import SOCKET, RemoteEnforcer
+from weft.npc.gate import PodGate
 from weft.npc.settings import open_source
-from weft.plugins import Plugin
 
 if TYPE_CHECKING:
     from weft.npc.service import PolicyService
@@ -35,8 +34,8 @@ def open_policy(settings: Settings) -> PolicyService | None:
         raise SettingsError(str(error)) from None
 
 
-def guarded(plugin: Plugin, settings: Settings, service: PolicyService | None) -> Plugin:
-    """The plugin behind the gate of whoever enforces; as it is where nobody does."""
+def gate(settings: Settings, service: PolicyService | None) -> PodGate | None:
+    """The gate that pods come through, of whoever enforces; None where nobody does."""
     if service is not None:
-        return Guarded(plugin, service)
-    return Guarded(plugin, RemoteGate(settings.run_dir / SOCKET)) if settings.policy.expect_npc else plugin
+        return PodGate(service)
+    return PodGate(RemoteEnforcer(settings.run_dir / SOCKET)) if settings.policy.expect_npc else None

@@ -35,8 +35,8 @@ def ask(path: Path, verb: str, **question: Any) -> Any:
     return answer["answer"]
 
 
-class RemoteGate:
-    """``weft.npc.gate.Gate`` of a controller in a process of its own."""
+class RemoteEnforcer:
+    """``weft.npc.gate.Enforcer`` of a controller in a process of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

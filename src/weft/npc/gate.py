@@ -1,15 +1,13 @@
-"""No ADD returns before the pod's policies are in force; a DEL gives the addresses back.
-
-Wraps a plugin, so that the plugin need not know of policies.
-"""
+"""No pod is connected before its policies are in force; a DEL gives the addresses back."""
 
 import logging
 import time
+from collections.abc import Sequence
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
-from weft.cni import CniError, ErrorCode, Result
+from weft.cni import CniError, ErrorCode, Invocation
 from weft.npc.admissions import Admission
-from weft.plugins.plugin import Plugin, PluginRequest
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +16,7 @@ class Unavailable(Exception):
     """Policies cannot be put in force now; the message says why."""
 
 
-class Gate(Protocol):
+class Enforcer(Protocol):
     """Who puts policies in force: this process, or one beside it."""
 
     def admit(self, admission: Admission) -> bool:
@@ -31,56 +29,41 @@ class Gate(Protocol):
         """Every pod but these (container, interface) is gone. Raises Unavailable."""
 
 
-class Guarded:
-    """A plugin behind a gate."""
+class PodGate:
+    """``weft.plugins.main.weave_gate.Gate`` in front of an enforcer."""
 
-    def __init__(self, plugin: Plugin, gate: Gate) -> None:
-        self._plugin = plugin
-        self._gate = gate
+    def __init__(self, enforcer: Enforcer) -> None:
+        self._enforcer = enforcer
 
-    def add(self, request: PluginRequest) -> Result:
-        """Attach, then wait for the policies; what was attached is undone where they cannot be put in force."""
-        result = self._plugin.add(request)
-        admission = admission_of(request, result)
+    def admit(self, call: Invocation, addresses: Sequence[IPv4Interface | IPv6Interface]) -> None:
+        """Raises CniError 11 where the policies cannot be put in force now."""
+        admission = admission_of(call, addresses)
         try:
-            if not self._gate.admit(admission):
+            if not self._enforcer.admit(admission):
                 _log.warning("pod %s/%s is attached, and isolated until its labels are known", *admission.key)
         except Unavailable as error:
-            self._plugin.delete(request)
             raise CniError(
                 ErrorCode.TRY_AGAIN_LATER,
                 f"pod {admission.namespace}/{admission.name}: no policy in force: {error}",
             ) from error
-        return result
 
-    def delete(self, request: PluginRequest) -> None:
-        """Detach; a gate that is closed keeps nobody inside."""
-        self._plugin.delete(request)
+    def dismiss(self, call: Invocation) -> None:
+        """A gate that does not answer keeps nobody inside."""
         try:
-            self._gate.dismiss(request.invocation.container_id, request.invocation.ifname)
+            self._enforcer.dismiss(call.container_id, call.ifname)
         except Unavailable as error:
-            _log.warning("container %s is detached; %s", request.invocation.container_id, error)
+            _log.warning("container %s is detached; %s", call.container_id, error)
 
-    def check(self, request: PluginRequest) -> None:
-        """As the plugin."""
-        self._plugin.check(request)
-
-    def gc(self, request: PluginRequest) -> None:
-        """As the plugin."""
-        self._plugin.gc(request)
+    def retain(self, valid: frozenset[tuple[str, str]]) -> None:
+        """Raises CniError 11 where nobody answers."""
         try:
-            self._gate.retain(request.configuration.valid_attachments)
+            self._enforcer.retain(valid)
         except Unavailable as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
 
-    def status(self, request: PluginRequest) -> None:
-        """As the plugin."""
-        self._plugin.status(request)
 
-
-def admission_of(request: PluginRequest, result: Result) -> Admission:
-    """Who was attached, with which addresses: the runtime names the pod in CNI_ARGS."""
-    call = request.invocation
+def admission_of(call: Invocation, addresses: Sequence[IPv4Interface | IPv6Interface]) -> Admission:
+    """Who is attached, with which addresses: the runtime names the pod in CNI_ARGS."""
     pairs = (pair.partition("=") for pair in call.args.split(";"))
     arguments = {name: value for name, _, value in pairs}
     return Admission(
@@ -89,6 +72,6 @@ def admission_of(request: PluginRequest, result: Result) -> Admission:
         arguments.get("K8S_POD_NAMESPACE") or "default",
         arguments.get("K8S_POD_NAME") or call.container_id,
         arguments.get("K8S_POD_UID", ""),
-        tuple(str(item.address.ip) for item in result.ips),
+        tuple(str(item.ip) for item in addresses),
         time.time(),
     )

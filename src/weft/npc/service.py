@@ -28,7 +28,7 @@ STOP_TIMEOUT = 5.0
 
 
 class PolicyService:
-    """Builds the parts, starts them, ends them; the table stays in force. Also this process's gate."""
+    """Builds the parts, starts them, ends them; the table stays in force. Also this process's enforcer."""
 
     def __init__(self, node: str, source: Source, state_dir: Path, run_dir: Path, choices: Choices) -> None:
         """Raises EnforcementError, OSError, ValueError."""
@@ -87,21 +87,21 @@ class PolicyService:
         self._table.close()
 
     def admit(self, admission: Admission) -> bool:
-        """``weft.npc.gate.Gate``. Raises Unavailable."""
+        """``weft.npc.gate.Enforcer``. Raises Unavailable."""
         try:
             return self._controller.admit(admission)
         except (NotReady, NftablesError, OSError) as error:
             raise Unavailable(str(error)) from error
 
     def dismiss(self, container_id: str, ifname: str) -> None:
-        """``weft.npc.gate.Gate``. Raises Unavailable."""
+        """``weft.npc.gate.Enforcer``. Raises Unavailable."""
         try:
             self._controller.dismiss(container_id, ifname)
         except (NftablesError, OSError) as error:
             raise Unavailable(str(error)) from error
 
     def retain(self, valid: frozenset[tuple[str, str]]) -> None:
-        """``weft.npc.gate.Gate``. Raises Unavailable."""
+        """``weft.npc.gate.Enforcer``. Raises Unavailable."""
         try:
             self._controller.retain(valid)
         except (NftablesError, OSError) as error:

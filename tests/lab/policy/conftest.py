@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 

@@ -26,9 +26,9 @@ def test_kubernetes_cases(cluster: Cluster, case: Case) -> None:
 
 
 def test_some_of_the_generated_policies(cluster: Cluster) -> None:
-    """One in forty with packets; ``tests.policy.test_generated`` has all of them without."""
+    """One in seventy with packets; ``tests.policy.test_generated`` has all of them without."""
     listed = list(generated.cases(cluster.block("xb", "29"), cluster.block("xb", "31")))
-    for name, manifests in listed[::40]:
+    for name, manifests in listed[::70]:
         cluster.put(Step({}, {}), manifests)
         bad = [probe for probe in policy_check.prove(cluster.lab, PORTS[:4:3]) if not probe.good]
         assert bad == [], name

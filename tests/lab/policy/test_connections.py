@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tests.lab.policy.cases import A, ALL, DENY_BOTH, POD_B, Step, allow_from
+from tests.lab.policy.cases import ALL, DENY_BOTH, POD_B, A, Step, allow_from
 from tests.lab.policy.conftest import Cluster
 from tests.namespaces import inside
 from weft.lab import network, pods, policy_check
@@ -79,7 +79,7 @@ def test_a_connection_that_is_still_allowed_goes_on(cluster: Cluster) -> None:
 def test_replies_come_through_an_isolated_pod(cluster: Cluster) -> None:
     """Neither end may begin anything towards the other, but for one way."""
     deny = f"x {A}\npolicyTypes: [Egress]"
-    cluster.put(Step({"server": deny, "client": f"x podSelector: {{matchLabels: {{pod: b}}}}"}, {}))
+    cluster.put(Step({"server": deny, "client": "x podSelector: {matchLabels: {pod: b}}"}, {}))
     with connected(cluster, "x-a", "x-b", 7003) as (far, near):
         assert arrives(near, far, 5) and arrives(far, near, 5)
 
@@ -201,6 +201,7 @@ def test_no_pod_is_there_before_its_policies(cluster: Cluster) -> None:
             pods.make(lab, [new])
             made.append(new)
         time.sleep(0.3)
+        assert not reached
         cluster.put(Step({}, {}))
         # Their addresses were among those that were tried.
         assert until(True, lambda: {pod.ip for pod in made} <= reached)

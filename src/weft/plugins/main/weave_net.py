@@ -40,6 +40,7 @@ from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.interface import write_optional
+from weft.plugins.main.weave_gate import Gate, OpenGate
 from weft.plugins.main.weave_settings import Bridge, Settings, parse_settings, requested_addresses
 from weft.plugins.plugin import PluginRequest
 
@@ -152,10 +153,16 @@ class PodEnd:
 class WeaveNet(Generic[Reserved]):
     """``weft.plugins.Plugin`` for ``weave-net``."""
 
-    def __init__(self, book: AttachmentBook[Reserved], requests: Requests = requested_addresses) -> None:
-        """``requests`` tells which addresses a call asks for."""
+    def __init__(
+        self,
+        book: AttachmentBook[Reserved],
+        requests: Requests = requested_addresses,
+        gate: Gate | None = None,
+    ) -> None:
+        """``requests`` tells which addresses a call asks for; without a ``gate`` no policies are enforced."""
         self._book = book
         self._requests = requests
+        self._gate = gate or OpenGate()
         with NetworkNamespace.current() as own:
             self._own_namespace = own.identity
 
@@ -208,6 +215,7 @@ class WeaveNet(Generic[Reserved]):
         reservation = self._book.find(call.container_id, call.ifname)
         if reservation is not None:
             self._book.retire(reservation)
+        self._gate.dismiss(call)
 
     def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
         """What the node's own IPAM gives: an address with the whole range's prefix, one of IPv6 by itself, default
@@ -339,6 +347,7 @@ class WeaveNet(Generic[Reserved]):
     def gc(self, request: PluginRequest) -> None:
         """Retire what no valid attachment names."""
         self._book.retire_others(request.configuration.name, request.configuration.valid_attachments)
+        self._gate.retain(request.configuration.valid_attachments)
 
     def status(self, request: PluginRequest) -> None:
         """Whether there is an address left to give."""
