@@ -65,8 +65,8 @@ class Etcd:
         deadline = time.monotonic() + 60
         while "ready to serve client requests" not in self.log():
             assert self.process is not None
-            assert self.process.poll() is None, self.log()
-            assert time.monotonic() < deadline, self.log()
+            assert self.process.poll() is None, self.log()[-2000:]
+            assert time.monotonic() < deadline, self.log()[-2000:]
             time.sleep(0.02)
 
     def log(self) -> str:
