@@ -55,7 +55,7 @@ def _disk_full(trio: Trio) -> Fault:
         trio.fill_disk(leader)
         # It does not outlive the first write for which there is no room.
         assert leader.process is not None
-        leader.process.wait(timeout=30)
+        leader.process.wait(timeout=60)
 
     return strike, heal
 

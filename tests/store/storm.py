@@ -26,8 +26,8 @@ from weft.store import Event, KeyExists, StoreUnavailable
 from weft.store.etcd import EtcdStore
 
 _SUBNET = "172.26.7"
-#: Room for etcd's write-ahead log, which takes 64 MiB at once, and little more.
-_DISK = "100m"
+#: Room for etcd's write-ahead log, which takes 64 MiB for the present and 64 MiB for the next, and for its repair.
+_DISK = "220m"
 _HOLD_A_DISK = 'mount -t tmpfs -o "size=$1" tmpfs "$2" && echo mounted && exec sleep infinity'
 
 
