@@ -54,8 +54,12 @@ class Sandboxes:
 
 
 def call(peer: str, verb: str, container: str, netns: str) -> float:
-    """Run one plugin to its end; milliseconds. Raises RuntimeError with what it printed when it fails."""
-    path, configuration = _PEERS[peer]
+    """Run one plugin of a peer to its end; milliseconds. Raises RuntimeError where it fails."""
+    return run_plugin(*_PEERS[peer], verb, container, netns)
+
+
+def run_plugin(path: str, configuration: dict[str, Any], verb: str, container: str, netns: str) -> float:
+    """Run one executable to its end; milliseconds. Raises RuntimeError with what it printed when it fails."""
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
@@ -74,7 +78,7 @@ def call(peer: str, verb: str, container: str, netns: str) -> float:
         elapsed = time.perf_counter() - begin
         if status:
             stdout.seek(0)
-            raise RuntimeError(f"{peer} {verb}: {stdout.read().decode()}")
+            raise RuntimeError(f"{path} {verb}: {stdout.read().decode()}")
     return elapsed * 1000
 
 
@@ -121,7 +125,7 @@ def pods_per_second() -> dict[str, float]:
 
 def measure(lab: Any, rounds: int) -> list[dict[str, Any]]:
     """Rows: median and 99th percentile of ADD and DEL."""
-    times = json.loads(_on_node(lab, "in_turn", str(rounds)))
+    times = json.loads(on_node(lab, "bench.attach", "in_turn", str(rounds)))
     rows = []
     for verb, aim in (("ADD", "≤ 0.15"), ("DEL", "≤ 0.1")):
         weft, go = times[f"weft {verb}"], times[f"go {verb}"]
@@ -141,7 +145,7 @@ def measure(lab: Any, rounds: int) -> list[dict[str, Any]]:
 
 def storm(lab: Any, rounds: int) -> list[dict[str, Any]]:
     """Rows: pods per second, 8 at a time."""
-    rates = json.loads(_on_node(lab, "pods_per_second"))
+    rates = json.loads(on_node(lab, "bench.attach", "pods_per_second"))
     return [
         {
             "what": f"{verb} of {STORM_PODS} pods, {STORM_AT_ONCE} at a time",
@@ -158,9 +162,10 @@ def _p99(times: list[float]) -> float:
     return statistics.quantiles(times, n=100)[98]
 
 
-def _on_node(lab: Any, function: str, *arguments: str) -> str:
+def on_node(lab: Any, module: str, function: str, *arguments: str) -> str:
+    """What a function of a module prints that is started again inside the node."""
     done = subprocess.run(
-        lab.node("controlplane", sys.executable, "-m", "bench.attach", function, *arguments),
+        lab.node("controlplane", sys.executable, "-m", module, function, *arguments),
         capture_output=True,
         text=True,
         check=False,
