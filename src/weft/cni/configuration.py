@@ -24,12 +24,16 @@ _SUFFIXES = (_PLUGIN_SUFFIX, _LIST_SUFFIX, ".json")
 
 @dataclass(frozen=True, slots=True)
 class PluginConfiguration:
-    """The configuration of one plugin. ``raw`` holds all of it, the other fields what every plugin knows."""
+    """The configuration of one plugin. ``raw`` holds all of it, the other fields what every plugin knows.
+
+    ``data`` is the JSON that it was read from, empty for one that was not.
+    """
 
     cni_version: str
     name: str
     type: str
     raw: Mapping[str, Any] = field(repr=False)
+    data: bytes = field(default=b"", repr=False, compare=False)
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -37,7 +41,7 @@ class PluginConfiguration:
 
         Raises CniError 6 for what is no JSON object, 1 for a version that Weft does not speak, 7 for the rest.
         """
-        return cls.from_dict(decode_object(data))
+        return replace(cls.from_dict(decode_object(data)), data=data)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.namespaces import ip, path
 from tests.plugins.twins import CONTAINER, Host, Twins, add_chain, delete_chain, needs_reference, shell
 from weft.cni import CniError
-from weft.plugins.meta.tuning import check_allowed, sysctl_paths
+from weft.plugins.meta.tuning import check_allowed, names_given_twice, sysctl_paths
 
 pytestmark = needs_reference
 
@@ -335,6 +335,31 @@ def test_no_key_leads_out_of_net(key: str) -> None:
         return
     assert found[0] == "net" and len(found) > 1
     assert all(part not in ("", ".", "..") and "/" not in part for part in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated"),
+    [
+        ('{"sysctl": {"a": "1", "b": "2", "a": "3"}}', ["a"]),
+        ('{"args": {"cni": {"Sysctl": {"b": "1", "b": "1"}}}}', ["b"]),
+        ('{"sysctl": {"a": "1", "b": "2"}, "mtu": 1, "mtu": 2, "x": [{"a": 1, "a": 2}]}', []),
+        ('{"sysctl": ["a", "a"]}', []),
+        ("", []),
+        ("[" * 100_000, []),
+    ],
+)
+def test_names_given_twice(text: str, repeated: list[str]) -> None:
+    assert names_given_twice(text.encode(), "sysctl") == repeated
+
+
+def test_a_sysctl_given_twice_is_refused(twins: Twins) -> None:
+    """As by later references than Debian's; what is sent has the name twice, which no dictionary can hold."""
+    host = twins.weft
+    environment = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": CONTAINER, "CNI_NETNS": str(path(host.pods["pod"]))}
+    text = b"""{"cniVersion": "1.0.0", "name": "net", "type": "tuning", "prevResult": {"interfaces": []},
+        "sysctl": {"net.ipv4.ip_forward": "1", "net.ipv4.ip_forward": "0"}}"""
+    status, output = host._ours("tuning", environment | {"CNI_IFNAME": "lo", "CNI_PATH": "/"}, text)
+    assert (status, json.loads(output)["code"]) == (1, 999) and b"ip_forward" in output
 
 
 def test_the_same_sysctl_twice_is_refused() -> None:

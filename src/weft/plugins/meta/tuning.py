@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,6 +170,8 @@ def parse(request: PluginRequest) -> Plan:
         allmulti=_first(asked.allmulti, settings.allmulti),
         tx_q_len=queue,
     )
+    for key in names_given_twice(request.configuration.data, "sysctl"):
+        raise refused(f"duplicated sysctl keys are not allowed: {key!r} is given twice; leave one out")
     values = {**settings.sysctl, **asked.sysctl}
     check_allowed(values, ALLOWLIST)
     sysctls = sysctl_paths(values, request.invocation.ifname)
@@ -207,6 +210,23 @@ def sysctl_paths(values: Mapping[str, str], ifname: str) -> dict[tuple[str, ...]
         if path in found:
             raise refused(f"sysctl {key!r} is given twice, in two spellings; leave one out")
         found[path] = value
+    return found
+
+
+def names_given_twice(data: bytes, key: str) -> list[str]:
+    """The names that come more than once in the objects that a JSON text has under that key, however deep."""
+    found: list[str] = []
+
+    def build(pairs: list[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+        for name, value in pairs:
+            # Every object is built before the one that holds it.
+            if name.lower() == key and isinstance(value, tuple):
+                found.extend(value[1])
+        repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        return dict(pairs), repeated
+
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(data, object_pairs_hook=build)
     return found
 
 
