@@ -67,8 +67,9 @@ class Host:
         pod: str | None = "pod",
         ifname: str = "eth0",
         args: str = "",
+        data: bytes | None = None,
     ) -> Answer:
-        """Call the plugin that the configuration names."""
+        """Call the plugin that the configuration names; ``data`` is sent in its place where it is given."""
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -77,7 +78,8 @@ class Host:
             "CNI_ARGS": args,
             "CNI_PATH": str(self.executables),
         }
-        data = json.dumps(configuration).replace("HERE", str(self.folder)).encode()
+        if data is None:
+            data = json.dumps(configuration).replace("HERE", str(self.folder)).encode()
         kind = str(configuration["type"])
         status, output = self._go(kind, environment, data) if self.go else self._ours(kind, environment, data)
         return Answer(status, json.loads(output) if output.strip() else None)

@@ -202,10 +202,10 @@ def _read_families(body: Mapping[str, Any]) -> tuple[tuple[IPConfiguration, ...]
 
 
 def _text(item: Mapping[str, Any], name: str) -> str:
-    value = item.get(name) or ""
-    if not isinstance(value, str):
+    value = item.get(name)
+    if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} {value!r} is not text")
-    return value
+    return value or ""
 
 
 def _number(item: Mapping[str, Any], name: str) -> int | None:

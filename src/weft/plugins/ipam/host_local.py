@@ -173,7 +173,7 @@ def parse_resolv_conf(path: Path) -> Dns:
     """The DNS settings of a resolv.conf(5). Raises CniError where it cannot be read."""
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise refused(f"ipam.resolvConf {str(path)!r}: {error}") from None
     found: dict[str, list[str]] = {"nameserver": [], "domain": [], "search": [], "options": []}
     for line in text.splitlines():

@@ -135,7 +135,7 @@ class Bridge:
 
     def delete(self, request: PluginRequest) -> None:
         """Give the addresses back, delete the pair, take the rules away."""
-        settings = parse(request).settings
+        settings = read(BridgeSettings, request.configuration)  # whatever else is wrong keeps nobody
         call, name = request.invocation, request.configuration.name
         # First, as the reference does: a DHCP lease is given back through the interface.
         Ipam(settings.ipam.type, request).delete()

@@ -62,7 +62,7 @@ class PointToPoint:
 
     def delete(self, request: PluginRequest) -> None:
         """Give the addresses back, delete the pair, take the rules away."""
-        settings, call = parse(request), request.invocation
+        settings, call = read(PointToPointSettings, request.configuration), request.invocation
         Ipam(settings.ipam.type, request).delete()
         held = interface.delete_interface(request.namespace, call.ifname)
         if settings.ip_masq:
