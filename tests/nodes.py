@@ -28,6 +28,8 @@ class Node:
     folder: Path
     store: Path
     options: tuple[str, ...] = ()
+    #: What executes the agent, such as unshare(1) and its options.
+    entering: tuple[str, ...] = ()
     agent: subprocess.Popen[bytes] | None = None
     spawned: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -42,7 +44,8 @@ class Node:
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start an agent and do not wait for it."""
         command = [
-            "nsenter", f"--net={path(self.namespace)}", "--", sys.executable, "-m", "weft", "agent",
+            "nsenter", f"--net={path(self.namespace)}", "--", *self.entering,
+            sys.executable, "-m", "weft", "agent",
             "--node-name", self.name, "--store", f"sqlite://{self.store}", "--http-address", "off",
             "--state-dir", str(self.folder / "state"), "--run-dir", str(self.folder / "run"),
             "--cni-conf-dir", str(self.folder / "net.d"), *self.options,
