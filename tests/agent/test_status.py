@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from weft.agent.addresses import Count
 from weft.agent.report import PeerReport, Report, ipam, ipam_status, peers, summary
@@ -162,6 +163,49 @@ def test_a_peer_is_removed_on_the_unix_socket_only(served: Served) -> None:
 
 def test_the_socket_is_roots_alone(served: Served) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o600
+
+
+def test_health_is_not_readiness(served: Served) -> None:
+    served.report = replace(served.report, ready=False)
+    assert fetch(served.path, "/healthz") == (200, b"ok\n")
+    assert fetch(served.path, "/status")[0] == 503
+
+
+def test_metrics_have_weaves_names(served: Served) -> None:
+    status, text = fetch(served.path, "/metrics")
+    assert status == 200
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+        if "state" not in sample.labels
+    }
+    states = {
+        (sample.name, sample.labels["state"]): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+        if "state" in sample.labels
+    }
+    report = served.report
+    assert found["weave_max_ips"] == sum(count.pods.network.num_addresses for count in report.ranges)
+    assert found["weft_attachments"] == report.attachments
+    assert found["process_resident_memory_bytes"] > 0
+    assert states["weave_ips", "local-used"] == sum(count.in_use for count in report.ranges)
+    assert sum(value for (name, _), value in states.items() if name == "weave_connections") == len(report.peers)
+
+
+def test_the_metrics_own_address_serves_nothing_else(tmp_path: Path) -> None:
+    server = StatusServer(tmp_path / "status.sock", None, lambda: REPORT, str, ("127.0.0.1", 0))
+    server.start()
+    try:
+        host, port = server._servers[1].server_address[:2]
+        for page, status in (("/metrics", 200), ("/status", 404), ("/report", 404)):
+            connection = http.client.HTTPConnection(str(host), int(port), timeout=10)
+            connection.request("GET", page)
+            assert connection.getresponse().status == status
+            connection.close()
+    finally:
+        server.close()
 
 
 def test_no_thread_outlives_the_server(tmp_path: Path) -> None:

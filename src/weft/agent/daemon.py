@@ -124,7 +124,11 @@ class Agent:
         """Serve until told to stop. True where this node's place in the cluster has changed so much that a new
         agent must take over."""
         status = StatusServer(
-            self._settings.status_socket, self._settings.http_address, self._report, self._remove_peer
+            self._settings.status_socket,
+            self._settings.http_address,
+            self._report,
+            self._remove_peer,
+            self._settings.metrics_address,
         )
         status.start()
         # Nothing is told to the peers before the node can take their packets, nothing is served before

@@ -39,6 +39,7 @@ class Settings:
     cni_conf_dir: Path
     dhcp_socket: Path | None
     http_address: tuple[str, int] | None
+    metrics_address: tuple[str, int] | None
     hairpin: bool
     log_level: str
     policy: PolicySettings
@@ -98,7 +99,8 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         run_dir=run_dir,
         cni_conf_dir=Path(text("cni-conf-dir", "/etc/cni/net.d")),
         dhcp_socket=_dhcp_socket(text("dhcp-socket", str(run_dir / "dhcp.sock"))),
-        http_address=_http_address(text("http-address", "127.0.0.1:6784")),
+        http_address=_http_address("http-address", text("http-address", "127.0.0.1:6784")),
+        metrics_address=_http_address("metrics-address", text("metrics-address", "off")),
         hairpin=hairpin == "true",
         log_level=_log_level(text("log-level", "info")),
         policy=_policy(values),
@@ -137,7 +139,7 @@ def _dhcp_socket(text: str) -> Path | None:
     return Path(text)
 
 
-def _http_address(text: str) -> tuple[str, int] | None:
+def _http_address(name: str, text: str) -> tuple[str, int] | None:
     if text in ("off", "disabled"):
         return None
     host, separator, port = text.rpartition(":")
@@ -146,7 +148,7 @@ def _http_address(text: str) -> tuple[str, int] | None:
             raise ValueError
         IPv4Address(host)
     except ValueError:
-        raise SettingsError(f"--http-address {text!r}: write it as 127.0.0.1:6784, or off") from None
+        raise SettingsError(f"--{name} {text!r}: write it as 127.0.0.1:6784, or off") from None
     return host, int(port)
 
 

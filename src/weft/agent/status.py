@@ -4,6 +4,8 @@ GET /status          text; 503 until the agent serves
 GET /status/ipam     who owns how much of the range
 GET /status/peers    who is there
 GET /report          all of it as JSON
+GET /metrics         for Prometheus; alone on the metrics' own address
+GET /healthz         200 as long as there is an agent
 DELETE /peer/NAME    take a node that is gone for good out of the cluster; on the unix socket only
 """
 
@@ -32,8 +34,12 @@ class StatusServer:
         address: tuple[str, int] | None,
         report: Callable[[], Report],
         remove: Callable[[str], str],
+        metrics: tuple[str, int] | None = None,
     ) -> None:
-        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it."""
+        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it.
+
+        ``metrics`` is an address that serves /metrics and nothing else.
+        """
         handler = _handler(report, remove)
         path.unlink(missing_ok=True)  # an agent that is gone has left it
         self._servers: list[socketserver.TCPServer] = [_UnixServer(str(path), handler)]
@@ -41,6 +47,8 @@ class StatusServer:
         path.chmod(0o600)
         if address is not None:
             self._servers.append(_TcpServer(address, handler))
+        if metrics is not None:
+            self._servers.append(_MetricsServer(metrics, handler))
 
     def start(self) -> None:
         """Serve in threads of their own."""
@@ -78,6 +86,10 @@ class _TcpServer(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
 
 
+class _MetricsServer(_TcpServer):
+    """What may be open to others than this node."""
+
+
 def _handler(
     report: Callable[[], Report], remove: Callable[[str], str]
 ) -> type[http.server.BaseHTTPRequestHandler]:
@@ -88,13 +100,21 @@ def _handler(
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0].rstrip("/")
-            present = report()
-            if path == "/report":
-                self._answer(200, "application/json", present.to_json())
+            if path == "/metrics":
+                from weft.agent.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415  # only where they are read
+
+                self._answer(200, CONTENT_TYPE, exposition(report()))
+            elif isinstance(self.server, _MetricsServer):
+                self._answer(404, "text/plain", b"there is /metrics only\n")
+            elif path == "/healthz":
+                self._answer(200, "text/plain", b"ok\n")
+            elif path == "/report":
+                self._answer(200, "application/json", report().to_json())
             elif path in PAGES:
+                present = report()
                 self._answer(200 if present.ready else 503, "text/plain", PAGES[path](present).encode())
             else:
-                known = ", ".join([*PAGES, "/report"])
+                known = ", ".join([*PAGES, "/report", "/metrics", "/healthz"])
                 self._answer(404, "text/plain", f"no page {path!r}; there are: {known}\n".encode())
 
         def do_DELETE(self) -> None:
