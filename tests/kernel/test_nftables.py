@@ -1,5 +1,7 @@
 """Rulesets, through the library and through the program."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -126,3 +128,57 @@ def test_complaints_are_read(complaint: str, line: int | None, expected: str) ->
     error = explained(complaint, "one\n  two\nthree\n")
     assert error.line == line
     assert expected in str(error)
+
+
+RULES = """table inet weft {
+  set pods { type ipv4_addr; elements = { 10.0.0.1, 10.0.0.2 }; }
+  chain one { comment "of rules"; ip saddr @pods accept comment "a { b"; tcp dport { 80, 443 } accept; }
+  map ways { type inet_service : verdict; elements = { 1 : accept }; }
+  chain two { }
+  chain three { type filter hook input priority 0; policy accept; tcp dport vmap @ways; jump one; }
+}
+"""
+
+
+def test_chains_and_their_rules(context: Callable[[], NftContext], namespace: str) -> None:
+    """Sets, maps, types and comments are no rules; handles are what deletes."""
+
+    def work() -> None:
+        with context() as opened:
+            opened.apply(RULES)
+            chains = opened.chains("inet weft")
+            assert {name: list(rules.values()) for name, rules in chains.items()} == {
+                "one": ['ip saddr @pods accept comment "a { b"', "tcp dport { 80, 443 } accept"],
+                "two": [],
+                "three": ["tcp dport vmap @ways", "jump one"],
+            }
+            assert all(opened.rules(f"inet weft {name}") == rules for name, rules in chains.items())
+            handle = next(iter(chains["three"]))
+            opened.apply(f"delete rule inet weft three handle {handle}\n")
+            assert list(opened.chains("inet weft")["three"].values()) == ["jump one"]
+            assert opened.chains("inet absent") == {} == opened.rules("inet weft absent")
+
+    inside(namespace, work)
+
+
+def test_a_threads_context_is_kept_and_goes_with_the_namespace(namespace: str) -> None:
+    def work() -> None:
+        kept = nftables.context()
+        nftables.apply(SET)
+        assert nftables.context() is kept
+        assert "set pods" in kept.list("table ip weft")
+
+    inside(namespace, work)
+    assert inside(namespace, nftables.context) is not inside(namespace, nftables.context)
+
+
+def test_a_context_that_is_kept_to_the_end_ends_quietly(namespace: str) -> None:
+    code = "import sys; from weft.kernel import nftables; sys.kept = nftables.context(); sys.kept.list('tables')"
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -81,10 +81,12 @@ class NftContext:
                 return {}
             raise
         found: dict[str, dict[int, str]] = {}
-        rules: dict[int, str] = {}  # what stands before the first chain is no rule
+        rules: dict[int, str] = {}
         for line in _LISTED.finditer(listed):
             if chain := _CHAIN.fullmatch(line["text"]):
                 rules = found.setdefault(chain["name"], {})
+            elif line["text"].endswith(" {"):  # the table itself, a set, a map
+                rules = {}
             else:
                 rules[int(line["handle"])] = line["text"]
         return found
@@ -170,7 +172,8 @@ class _Library:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        with _parser:
+        self._turn = _parser  # the module may be gone before its last context
+        with self._turn:
             self._context = library.nft_ctx_new(0)
         if not self._context:
             raise NftablesError("libnftables gave no context")
@@ -194,7 +197,7 @@ class _Library:
     def close(self) -> None:
         context, self._context = self._context, None
         if context:
-            with _parser:
+            with self._turn:
                 self._library.nft_ctx_free(context)
 
     def __del__(self) -> None:
