@@ -173,7 +173,7 @@ def test_a_threads_context_is_kept_and_goes_with_the_namespace(namespace: str) -
 
 
 def test_a_context_that_is_kept_to_the_end_ends_quietly(namespace: str) -> None:
-    code = "import sys; from weft.kernel import nftables; sys.kept = nftables.context(); sys.kept.list('tables')"
+    code = "import sys; from weft.kernel import nftables; sys.kept = nftables; nftables.context().list('tables')"
     done = subprocess.run(
         ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", code],
         capture_output=True,
