@@ -277,3 +277,25 @@ def test_what_cannot_be_is_refused_in_one_line(lab: Lab, words: tuple[str, ...],
 def test_commands_without_a_lab_say_how_to_start_one(lab: Lab) -> None:
     for words in (("check",), ("pods",), ("nodes",), ("run", "x", "--node", "y"), ("exec", "x", "--", "true")):
         assert "weft lab up" in lab.weft(*words, status=1)
+
+
+def test_a_lab_on_etcd_outlives_its_etcd(lab: Lab) -> None:
+    up = ("up", "--store", "etcd", "--pods-per-node", "1")
+    lab.weft(*up)
+    assert "2 of 2 pairs" in lab.weft("check")
+    assert "--store sqlite instead of etcd" in lab.weft("up", "--pods-per-node", "1", status=1)
+    assert not list(Path(f"/var/lib/weft-lab/{lab.name}").glob("store/store.db*"))
+    state = read(lab.name)
+    assert state is not None
+    assert state.etcd is not None
+    # etcd is the only child of the process that keeps it running.
+    (server,) = Path(f"/proc/{state.etcd.pid}/task/{state.etcd.pid}/children").read_text().split()
+    os.kill(int(server), signal.SIGKILL)
+    lab.weft("run", "meanwhile", "--node", "node01")
+    assert "6 of 6 pairs" in lab.weft("check")
+    assert "are up already" in lab.weft(*up)
+    os.kill(state.etcd.pid, signal.SIGKILL)
+    lab.weft("run", "without", "--node", "controlplane")
+    assert "etcd starts again" in lab.weft(*up)
+    assert "12 of 12 pairs" in lab.weft("check")
+    assert "etcd" in lab.weft("logs", "etcd")

@@ -14,7 +14,11 @@ _OPTIONS = (
     ("range", "IPALLOC_RANGE", "The pod range of the whole cluster (default 10.32.0.0/12)."),
     ("block-size", "WEFT_BLOCK_SIZE", "Prefix length of the blocks that nodes own (default 26, for IPv6 120)."),
     ("exclude", "WEFT_EXCLUDE", "Addresses, CIDRs or FIRST-LAST that no pod gets, separated by commas."),
-    ("store", "WEFT_STORE", "Where the cluster's state lives: sqlite:///PATH."),
+    (
+        "store",
+        "WEFT_STORE",
+        "Where the cluster's state lives: sqlite:///PATH, etcd://HOST:PORT/PREFIX, kubernetes://.",
+    ),
     ("ipalloc-init", "IPALLOC_INIT", "How first shares are found: consensus, consensus=N or seed=NAME,NAME."),
     ("node-address", "WEFT_NODE_ADDRESS", "This node's address on the underlay (default: of the default route)."),
     ("mtu", "WEAVE_MTU", "The pods' MTU in bytes (default: what the underlay leaves)."),

@@ -24,6 +24,7 @@ from weft.lab.topology import (
     DEFAULT_NAME,
     DEFAULT_RANGE,
     DEFAULT_UNDERLAY,
+    STORES,
     LabError,
     Settings,
     check_pod_name,
@@ -69,9 +70,19 @@ def command() -> None:
 @click.option("--ipalloc-init", default="", help="How first shares are found: consensus=N or seed=NAME,NAME.")
 @click.option("--underlay", default=DEFAULT_UNDERLAY, show_default=True, help="The nodes' own network.")
 @click.option("--underlay-mtu", default=1500, show_default=True, help="Its MTU in bytes.")
+@click.option(
+    "--store", type=click.Choice(STORES), default=STORES[0], show_default=True, help="What holds the state."
+)
 @_lab_option
 def up(
-    nodes: int, pods_per_node: int, pod_range: str, ipalloc_init: str, underlay: str, underlay_mtu: int, lab: str
+    nodes: int,
+    pods_per_node: int,
+    pod_range: str,
+    ipalloc_init: str,
+    underlay: str,
+    underlay_mtu: int,
+    store: str,
+    lab: str,
 ) -> None:
     """Bring a lab up. One that is up with the same settings is kept, and repaired where needed."""
     from rich.console import Console  # noqa: PLC0415
@@ -79,7 +90,7 @@ def up(
     console = Console(highlight=False)
     begun = time.monotonic()
     with _errors("up"):
-        settings = Settings(lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu)
+        settings = Settings(lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu, store)
         if console.is_terminal:
             with console.status("lab") as live:
                 made, present = lifecycle.up(settings, lambda text: live.update(f"lab {lab}: {text}"))
@@ -224,10 +235,13 @@ def execute(target: str, words: tuple[str, ...], lab: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
 @_lab_option
 def logs(node: str, follow: bool, lab: str) -> None:
-    """Show what a node's agent says."""
+    """Show what a node's agent says; of "etcd", what the lab's etcd says."""
     with _errors("logs"):
         present = state.required(lab)
-        path = present.agent_log(present.node(node).name)
+        if node == "etcd" and present.settings.store == "etcd":
+            path = present.etcd_log
+        else:
+            path = present.agent_log(present.node(node).name)
     sys.exit(subprocess.run(["tail", "-n", "+1", *(["-f"] if follow else []), path], check=False).returncode)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.agent.status import fetch
-from weft.lab import network, pods, state
+from weft.lab import etcd, network, pods, state
 from weft.lab.node import STORE
 from weft.lab.state import LabState, NodeState, Process
 from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace, underlay_namespace
@@ -45,6 +45,8 @@ def up(settings: Settings, say: Say = lambda text: None) -> tuple[LabState, bool
         if present is not None:
             say("removing what an interrupted 'up' left")
             _remove(settings.name, present)
+        if settings.store == "etcd":
+            etcd.require()
         lab = LabState(settings, _nodes(settings))
         try:
             _make(lab, say)
@@ -98,6 +100,9 @@ def _make(lab: LabState, say: Say) -> None:
     wire = underlay_namespace(settings.name)
     network.add_namespaces([wire])
     network.make_underlay(wire, str(settings.gateway), settings.underlay_mtu)
+    if settings.store == "etcd":
+        say("etcd")
+        etcd.start(lab)
     for number, node in enumerate(lab.nodes):
         say(f"node {node.name} ({node.address})")
         namespace = node_namespace(settings.name, node.name)
@@ -132,8 +137,8 @@ def _make(lab: LabState, say: Say) -> None:
 def _start_node(lab: LabState, node: NodeState) -> None:
     settings = lab.settings
     lab.node_folder(node.name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    options = ["--range", settings.range, "--store", f"sqlite://{STORE}/store.db"]
-    options += ["--policy-dir", f"{STORE}/policy"]
+    store = etcd.url(settings) if settings.store == "etcd" else f"sqlite://{STORE}/store.db"
+    options = ["--range", settings.range, "--store", store, "--policy-dir", f"{STORE}/policy"]
     if settings.ipalloc_init:
         options += ["--ipalloc-init", settings.ipalloc_init]
     namespace = network.NAMESPACES / node_namespace(settings.name, node.name)
@@ -184,6 +189,11 @@ def _peers_with_blocks(lab: LabState, node: str) -> list[str]:
 def _repair(lab: LabState, say: Say) -> bool:
     """Start what has died; whether there was anything."""
     repaired = False
+    if lab.settings.store == "etcd" and not (lab.etcd and lab.etcd.alive):
+        say("etcd starts again")
+        _end_processes([underlay_namespace(lab.settings.name)])
+        etcd.start(lab)
+        repaired = True
     for node in lab.nodes:
         if node.process is None or not node.process.alive:
             say(f"node {node.name} starts again")

@@ -56,24 +56,24 @@ def make_private(lab_folder: Path, folder: Path) -> None:
         subprocess.run([*mount, folder / name, place], check=True)
 
 
-def supervise(command: list[str], log: int, stopping: threading.Event) -> None:
-    """Run the agent, and run it again when it ends, until told to stop; then stop it."""
+def supervise(command: list[str], log: int, stopping: threading.Event, what: str = "agent") -> None:
+    """Run a program, and run it again when it ends, until told to stop; then stop it."""
     pause = SHORTEST_PAUSE
     while not stopping.is_set():
         begun = time.monotonic()
-        agent = subprocess.Popen(command, stdout=log, stderr=log)
-        while agent.poll() is None and not stopping.wait(0.05):
+        program = subprocess.Popen(command, stdout=log, stderr=log)
+        while program.poll() is None and not stopping.wait(0.05):
             pass
         if stopping.is_set():
-            agent.terminate()
+            program.terminate()
             try:
-                agent.wait(STOP_TIMEOUT)
+                program.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                agent.kill()
-                agent.wait()
+                program.kill()
+                program.wait()
             return
         pause = SHORTEST_PAUSE if time.monotonic() - begun > 10 else min(2 * pause, LONGEST_PAUSE)
-        os.write(log, f"agent ended with status {agent.returncode}; starting it again\n".encode())
+        os.write(log, f"{what} ended with status {program.returncode}; starting it again\n".encode())
         stopping.wait(pause)
 
 

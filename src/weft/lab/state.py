@@ -73,6 +73,8 @@ class LabState:
     complete: bool = False
     #: Labels of the namespaces that were given some.
     namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: The process that keeps the lab's etcd running, where it has one.
+    etcd: Process | None = None
 
     @property
     def folder(self) -> Path:
@@ -99,6 +101,11 @@ class LabState:
     def agent_log(self, node: str) -> Path:
         """What a node's agent said."""
         return self.node_folder(node) / "agent.log"
+
+    @property
+    def etcd_log(self) -> Path:
+        """What the lab's etcd said."""
+        return self.folder / "etcd.log"
 
     def control_socket(self, pod: PodState) -> Path:
         """Where a pod takes orders."""
