@@ -14,7 +14,17 @@ import pytest
 from tests.namespaces import path
 from tests.store.etcd import PORT, Etcd, etcd
 from weft.kernel.namespace import NetworkNamespace
-from weft.store import Conflict, Event, KeyExists, PresenceStore, Store, StoreUnavailable
+from weft.store import (
+    Compacted,
+    Conflict,
+    Event,
+    KeyExists,
+    PresenceStore,
+    Store,
+    StoreUnavailable,
+    etcd_gateway,
+    etcd_watch,
+)
 from weft.store.etcd import EtcdStore
 
 
@@ -240,6 +250,93 @@ def test_the_next_endpoint_serves_when_the_first_is_down(server: Etcd, opened: O
         StoreUnavailable, match="127.0.0.1:1: Connection refused.*127.0.0.3:2379: Connection refused"
     ):
         opened("etcd://127.0.0.1:1,127.0.0.3?timeout=0.3").get("nodes/a")
+
+
+def test_a_watch_moves_on_from_a_member_that_is_silent_and_loses_nothing(
+    server: Etcd, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_gateway, "STREAM_IDLE", 0.2)
+    monkeypatch.setattr(etcd_watch, "STEADY", 0.05)
+    store = opened(f"{HERE}?timeout=1")
+    begin = store.entries("").revision
+    late = threading.Timer(2.5, lambda: store.create("blocks/a", b"late"))
+    late.start()
+    assert next(store.watch("", begin, lambda: False)).key == "blocks/a"
+    late.join()
+
+
+def test_a_watch_on_which_nothing_happens_outlives_a_compaction(opened: Opened) -> None:
+    with (
+        etcd("--experimental-watch-progress-notify-interval", "100ms") as server,
+        NetworkNamespace.open(path(server.namespace)) as place,
+        place.entered(),
+    ):
+        store, writer = opened(HERE), opened(HERE)
+        begin = store.entries("").revision
+        told: list[Event] = []
+        watching = threading.Thread(target=lambda: told.append(next(store.watch("", begin, lambda: False))))
+        watching.start()
+        for number in range(20):
+            server.control("put", f"/others/{number}", "")
+        time.sleep(0.5)  # some words of progress
+        server.control("compaction", str(begin + 20))
+        server.kill()
+        server.start()
+        entry = writer.create("blocks/a", b"")
+        watching.join(20)
+        assert [event.entry for event in told] == [entry]
+
+
+def test_a_watch_notices_that_etcd_was_restored(server: Etcd, opened: Opened) -> None:
+    store = opened(HERE)
+    kept = store.create("blocks/kept", b"")
+    snapshot, data = server.folder / "snapshot", server.folder / "data"
+    server.control("snapshot", "save", str(snapshot))
+    gone = store.create("blocks/gone", b"")
+    server.kill()
+    shutil.rmtree(data)
+    server.control("snapshot", "restore", str(snapshot), f"--data-dir={data}", "--initial-cluster-token=again")
+    server.start()
+    with pytest.raises(Compacted, match="it was restored"):
+        next(store.watch("", gone.revision, lambda: False))
+    listing = store.entries("blocks/")
+    assert listing.entries == (kept,)
+    entry = store.create("blocks/new", b"")
+    assert next(store.watch("", listing.revision, lambda: False)).entry == entry
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nweb\n", "this is not etcd .HTTP status 200: 'web'"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "etcd 3.4 or later with --enable-grpc-gateway"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", "no answer in time"),
+        (b"SSH-2.0-OpenSSH\r\n", "the connection broke"),
+        (b"", "the connection broke"),
+    ],
+)
+def test_what_is_not_etcd_is_named(server: Etcd, opened: Opened, answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            kept = []
+            while True:
+                try:
+                    client = listener.accept()[0]
+                except OSError:
+                    return
+                with client.makefile("rb") as stream:
+                    _request(stream)
+                client.sendall(answer)
+                # Where more is to come, it does not.
+                kept.append(client) if b"9999" in answer else client.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(StoreUnavailable, match=said):
+            opened(f"etcd://127.0.0.1:{listener.getsockname()[1]}?timeout=0.5").entries("")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 # Answers that are lost.

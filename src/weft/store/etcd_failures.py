@@ -113,7 +113,9 @@ def of_foreign_answer(status: int, data: bytes) -> EndpointFailed:
             lasting=True,
         )
     return EndpointFailed(
-        f"this is not etcd (HTTP status {status}: {start!r})", lasting=True, doubtful=status >= 500
+        f"this is not etcd (HTTP status {status}: {start!r})",
+        lasting=True,
+        doubtful=status == 200 or status >= 500,
     )
 
 

@@ -68,7 +68,7 @@ class _Attempts:
 
     def error(self) -> StoreUnavailable:
         said = "; ".join(f"etcd at {endpoint}: {failed}" for endpoint, failed in self.reasons.items())
-        return (UnknownOutcome if self.doubtful else StoreUnavailable)(said or "etcd: no time left to ask")
+        return (UnknownOutcome if self.doubtful else StoreUnavailable)(said or "etcd: the store is closed")
 
 
 class Gateway:
@@ -97,47 +97,36 @@ class Gateway:
         ``refuse`` says why an answer is not to be taken from this member, or None. Raises StoreUnavailable, or
         UnknownOutcome where a request that was sent may yet have been carried out.
         """
-        attempts = _Attempts()
-        deadline = time.monotonic() + self._settings.timeout
-        for endpoint in self._turns(deadline, attempts, only):
-            try:
-                answer = self._decoded(self._authorized(endpoint, path, message, deadline), kind)
-                reason = refuse(answer)
-                if reason is None:
-                    return Answered(answer, endpoint, attempts.doubtful)
-                failed = EndpointFailed(reason, lasting=True)
-            except EndpointFailed as failure:
-                failed = failure
-            attempts.add(endpoint, failed)
-            if failed.final:
-                break
-            self.leave(endpoint)
-        raise attempts.error()
+
+        def ask(endpoint: Endpoint, deadline: float) -> _Answer:
+            answer = self._decoded(self._authorized(endpoint, path, message, deadline), kind)
+            if reason := refuse(answer):
+                raise EndpointFailed(reason, lasting=True)
+            return answer
+
+        return self._first(ask, only)
 
     def open_stream(self, path: str, message: Message) -> tuple[urllib3.BaseHTTPResponse, Endpoint]:
         """A response whose body comes line by line. It fails where nothing comes for about STREAM_IDLE seconds.
 
         Raises StoreUnavailable.
         """
-        attempts = _Attempts()
-        deadline = time.monotonic() + self._settings.timeout
         # Members lose their streams together; they must not all come back in the same second.
         idle = STREAM_IDLE * random.uniform(0.7, 1.3)  # noqa: S311
-        for endpoint in self._turns(deadline, attempts, None):
-            try:
-                token = self._token_from(endpoint, deadline)
-                response = self._send(endpoint, path, message, token, self._share(deadline))
-                if response.status == 200:
-                    _wait_at_most(response, idle)
-                    return response, endpoint
+
+        def ask(endpoint: Endpoint, deadline: float) -> urllib3.BaseHTTPResponse:
+            token = self._token_from(endpoint, deadline)
+            response = self._send(endpoint, path, message, token, self._share(deadline))
+            if response.status != 200:
                 failed = self._failure(response.status, self._body(response, deadline))
-            except EndpointFailed as failure:
-                failed = failure
-            attempts.add(endpoint, failed)
-            if failed.final:
-                break
-            self.leave(endpoint)
-        raise attempts.error()
+                if failed.token_refused:
+                    self.forget_token()
+                raise failed
+            _wait_at_most(response, idle)
+            return response
+
+        answered = self._first(ask, None)
+        return answered.answer, answered.endpoint
 
     def leave(self, endpoint: Endpoint) -> None:
         """Ask another member from now on, if this is the one that is asked first."""
@@ -153,6 +142,20 @@ class Gateway:
         """End the connections; calls under way fail soon."""
         self._closed.set()
         self._pools.close()
+
+    def _first(self, ask: Callable[[Endpoint, float], _Answer], only: Endpoint | None) -> Answered[_Answer]:
+        """What the first member says that can answer. Raises StoreUnavailable."""
+        attempts = _Attempts()
+        deadline = time.monotonic() + self._settings.timeout
+        for endpoint in self._turns(deadline, attempts, only):
+            try:
+                return Answered(ask(endpoint, deadline), endpoint, attempts.doubtful)
+            except EndpointFailed as failed:
+                attempts.add(endpoint, failed)
+                if failed.final:
+                    break
+            self.leave(endpoint)
+        raise attempts.error()
 
     def _turns(self, deadline: float, attempts: _Attempts, only: Endpoint | None) -> Iterator[Endpoint]:
         """Members to ask, the one that answered last first, round after round, until the time is up."""
