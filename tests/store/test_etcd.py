@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar
 
 import pytest
 
-from tests.namespaces import path
+from tests.namespaces import ip, network_namespace, path
 from tests.store.etcd import PORT, Etcd, etcd
 from weft.kernel.namespace import NetworkNamespace
 from weft.store import (
@@ -33,6 +33,14 @@ def server() -> Iterator[Etcd]:
     """An etcd that the test may kill; the test runs in its namespace."""
     with etcd() as made, NetworkNamespace.open(path(made.namespace)) as place, place.entered():
         yield made
+
+
+@pytest.fixture
+def loopback() -> Iterator[None]:
+    """The test runs in a namespace with nothing but loopback."""
+    with network_namespace() as name, NetworkNamespace.open(path(name)) as place, place.entered():
+        ip("link", "set", "lo", "up", namespace=name)
+        yield
 
 
 @pytest.fixture
@@ -315,7 +323,7 @@ def test_a_watch_notices_that_etcd_was_restored(server: Etcd, opened: Opened) ->
         (b"", "the connection broke"),
     ],
 )
-def test_what_is_not_etcd_is_named(server: Etcd, opened: Opened, answer: bytes, said: str) -> None:
+def test_what_is_not_etcd_is_named(loopback: None, opened: Opened, answer: bytes, said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
