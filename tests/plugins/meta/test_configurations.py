@@ -62,7 +62,7 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize("kind", KEYS)
 def test_any_value_of_any_key(kind: str) -> None:
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
     @given(st.dictionaries(st.sampled_from(KEYS[kind].split()), VALUES))
     def check(keys: dict[str, Any]) -> None:
         try:

@@ -28,16 +28,13 @@ def tuning(**keys: Any) -> dict[str, Any]:
 
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "nothing": {},
+    "nothing, in several words": {"promisc": False, "mtu": 0, "mac": "", "sysctl": {}},
     "sysctl": {"sysctl": {"net.core.somaxconn": "511"}},
     "sysctls of the interface": {"sysctl": {FILTER: "1", "net/ipv4/conf/IFNAME/proxy_arp": "1"}},
     "sysctl of several numbers": {"sysctl": {"net.ipv4.ip_local_port_range": "20000 30000"}},
     "mac": {"mac": "02:11:22:33:44:55"},
     "promisc": {"promisc": True},
-    "not promisc": {"promisc": False},
     "mtu": {"mtu": 1300},
-    "mtu of 0": {"mtu": 0},
-    "allmulti": {"allmulti": True},
     "not allmulti": {"allmulti": False},
     "all of it": {
         "sysctl": {FILTER: "1", "net.core.somaxconn": "512"},
@@ -74,7 +71,7 @@ def test_like_the_reference(twins: Twins, name: str) -> None:
     seen: list[Any] = []
 
     def look(host: Host) -> None:
-        assert not CONFIGURATIONS[name] or name in UNCHANGING or watched(host) != before[host.name]
+        assert name in UNCHANGING or watched(host) != before[host.name]
         seen.append(watched(host))
 
     # What IPAM reserved is in the files that are compared; what the pod was like before is kept in them, too.
@@ -85,7 +82,7 @@ def test_like_the_reference(twins: Twins, name: str) -> None:
     assert seen[0] == seen[1]
 
 
-UNCHANGING = ("not promisc", "mtu of 0", "not allmulti")
+UNCHANGING = ("nothing, in several words", "not allmulti")
 
 
 def watched(host: Host) -> list[str]:
@@ -109,7 +106,7 @@ def test_mac_in_arguments(twins: Twins) -> None:
     assert result["interfaces"][2]["mac"] == "02:00:00:00:00:07"
 
 
-@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0"])
+@pytest.mark.parametrize("version", ["0.2.0", "0.3.1"])
 def test_every_version(twins: Twins, version: str) -> None:
     twins.compare(BRIDGE | {"ipam": BOTH}, tuning(mtu=1400, mac="02:11:22:33:44:55"), version=version)
 
