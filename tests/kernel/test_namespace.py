@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,23 @@ def test_what_is_kept_is_the_threads_and_the_namespaces(namespace: str) -> None:
         elsewhere = kept.get()
         assert elsewhere is not here
     assert kept.get() not in (here, elsewhere)
+
+
+def test_a_handle_finds_its_namespace_alone() -> None:
+    with network_namespace() as name, NetworkNamespace.open(path(name)) as namespace:
+        handle, identity = namespace.handle, namespace.identity
+        if not handle:
+            pytest.skip("this kernel has no handles of namespaces (Linux 6.18)")
+        with NetworkNamespace.from_handle(handle) as found:
+            assert found.identity == identity
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            NetworkNamespace.from_handle(handle).close()
+        except OSError:
+            break  # the kernel takes namespaces down a little later
+        time.sleep(0.02)
+    with pytest.raises(OSError, match="is gone"):
+        NetworkNamespace.from_handle(handle)
+    with pytest.raises(OSError):
+        NetworkNamespace.from_handle(b"")

@@ -7,6 +7,7 @@ which it was opened, so a visit is short: enter, open sockets, come back.
 import ctypes
 import fcntl
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,13 @@ _NS_GET_NSTYPE = 0xB703
 
 _OWN = "/proc/thread-self/ns/net"
 Thing = TypeVar("Thing")
+
+#: struct file_handle: the handle's length, its type, the handle itself (open_by_handle_at(2)); MAX_HANDLE_SZ.
+_HANDLE = struct.Struct("=Ii")
+_LARGEST_HANDLE = 128
+_AT_EMPTY_PATH = 0x1000
+#: Stands for the file system of namespaces (linux/fcntl.h, Linux 6.18).
+_FD_NSFS_ROOT = -10003
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,6 +69,19 @@ class NetworkNamespace:
         return cls(descriptor)
 
     @classmethod
+    def from_handle(cls, handle: bytes) -> Self:
+        """The namespace of a ``handle``, whatever its path is or was; Linux 6.18 or later.
+
+        Raises OSError where it is gone, or where the kernel knows no handles of namespaces.
+        """
+        given = ctypes.create_string_buffer(handle, max(len(handle), _HANDLE.size))
+        descriptor = _libc.open_by_handle_at(_FD_NSFS_ROOT, given, os.O_RDONLY | os.O_CLOEXEC)
+        if descriptor < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"the network namespace is gone: {os.strerror(number)}")
+        return cls.from_fd(descriptor)
+
+    @classmethod
     def current(cls) -> Self:
         """The calling thread's namespace."""
         return cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
@@ -75,6 +96,19 @@ class NetworkNamespace:
         """Device and inode: equal for two descriptors exactly where the namespace is the same."""
         status = os.fstat(self._descriptor)
         return status.st_dev, status.st_ino
+
+    @property
+    def handle(self) -> bytes:
+        """What ``from_handle`` finds the namespace by; until the machine starts anew no other one has the same.
+
+        Empty where the kernel has no such thing (before Linux 6.18).
+        """
+        given = ctypes.create_string_buffer(_HANDLE.pack(_LARGEST_HANDLE, 0), _HANDLE.size + _LARGEST_HANDLE)
+        mount = ctypes.c_int()
+        if _libc.name_to_handle_at(self._descriptor, b"", given, ctypes.byref(mount), _AT_EMPTY_PATH) != 0:
+            return b""
+        length, _ = _HANDLE.unpack_from(given.raw)
+        return given.raw[: _HANDLE.size + length]
 
     @contextmanager
     def entered(self) -> Iterator[None]:

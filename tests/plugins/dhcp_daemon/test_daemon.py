@@ -1,5 +1,6 @@
 """The daemon against a real server: what it gets, how it keeps it, what it survives."""
 
+import json
 import signal
 import socket
 import sqlite3
@@ -12,6 +13,8 @@ import pytest
 
 from tests.namespaces import ip, path
 from tests.plugins.dhcp_daemon.segment import SERVER, Segment, eventually, needs_server
+from weft.kernel.namespace import NetworkNamespace
+from weft.plugins import calls, registry
 from weft.plugins.dhcp_daemon import rpc
 
 pytestmark = needs_server
@@ -135,6 +138,31 @@ def test_goes_on_after_a_restart(segment: Segment, kill: bool) -> None:
     eventually(lambda: segment.leases() == {}, "released by the daemon that was started anew")
 
 
+def test_goes_on_where_the_path_is_not_seen(segment: Segment) -> None:
+    """As in an agent's container: the pod came as a descriptor, and the path is the host's alone."""
+    segment.serve()
+    daemon = segment.daemon()
+    data = json.dumps(segment.configuration(daemon)).encode()
+    environment = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/nowhere/pod",
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": "/nowhere",
+    }
+    with NetworkNamespace.open(path(segment.pods["pod"])) as namespace:
+        if not namespace.handle:
+            pytest.skip("this kernel has no handles of namespaces (Linux 6.18)")
+        status, _ = calls.answer("dhcp", environment, data, namespace, registry.find)
+        assert status == 0
+    daemon.end()
+    daemon = segment.daemon()
+    assert "1 leases kept" in daemon.said()
+    environment = {**environment, "CNI_COMMAND": "DEL", "CNI_NETNS": ""}
+    assert calls.answer("dhcp", environment, data, None, registry.find) == (0, b"")
+    eventually(lambda: segment.leases() == {}, "released")
+
+
 def test_a_restart_drops_the_leases_of_dead_pods(segment: Segment) -> None:
     segment.serve()
     daemon = segment.daemon()
@@ -149,7 +177,7 @@ def test_a_restart_drops_the_leases_of_dead_pods(segment: Segment) -> None:
     ip("link", "delete", "v-third", namespace=segment.host)
     daemon = segment.daemon()
     eventually(lambda: journaled(segment) == [("pod", 1)], "the living pod's lease only")
-    assert "another namespace" in daemon.said()
+    assert "another namespace" in daemon.said() or "namespace is gone" in daemon.said()
     assert "there is no such interface" in daemon.said()
 
 

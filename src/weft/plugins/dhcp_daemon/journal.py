@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS leases (
     netns TEXT NOT NULL,
     device INTEGER NOT NULL,
     inode INTEGER NOT NULL,
+    handle BLOB NOT NULL,
     hardware_address BLOB NOT NULL,
     wishes BLOB NOT NULL,
     granted INTEGER NOT NULL,
@@ -55,13 +56,14 @@ class Key:
 class Record:
     """A lease. ``granted`` is false from the request until the server's answer: then it is only given back.
 
-    ``netns`` is the path that the runtime gave and ``identity`` device and inode of what it stood for, ``way`` the
-    MAC from which the server's answer came.
+    ``netns`` is the path that the runtime gave, ``identity`` device and inode of what it stood for, ``handle`` the
+    kernel's own name for it, where there is one; ``way`` is the MAC from which the server's answer came.
     """
 
     key: Key
     netns: str
     identity: tuple[int, int]
+    handle: bytes
     hardware_address: bytes
     wishes: Wishes
     granted: bool
@@ -98,13 +100,14 @@ class Journal:
         key = record.key
         with self._explained():
             self._connection.execute(
-                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     key.container_id,
                     key.network,
                     key.ifname,
                     record.netns,
                     *record.identity,
+                    record.handle,
                     record.hardware_address,
                     msgspec.json.encode(record.wishes),
                     record.granted,
@@ -131,6 +134,7 @@ class Journal:
                     Key(container_id, network, ifname),
                     netns,
                     (device, inode),
+                    handle,
                     hardware_address,
                     msgspec.json.decode(wishes, type=Wishes),
                     bool(granted),
@@ -145,6 +149,7 @@ class Journal:
                     netns,
                     device,
                     inode,
+                    handle,
                     hardware_address,
                     wishes,
                     granted,

@@ -220,7 +220,12 @@ class Leases:
 
     def _resume(self, record: Record) -> None:
         """Raises InterfaceGone, OSError and ValueError where the pod is not there as it was."""
-        namespace = NetworkNamespace.open(self._prefix + record.netns)
+        # By its handle it is found even where its path is not seen, as in a container.
+        namespace = (
+            NetworkNamespace.from_handle(record.handle)
+            if record.handle
+            else NetworkNamespace.open(self._prefix + record.netns)
+        )
         if namespace.identity != record.identity:
             namespace.close()
             raise InterfaceGone("another namespace is in the place of the pod's")
@@ -314,6 +319,7 @@ class Leases:
                 tenancy.key,
                 tenancy.netns,
                 tenancy.namespace.identity,
+                tenancy.namespace.handle,
                 tenancy.hardware_address,
                 tenancy.wishes,
                 granted,
