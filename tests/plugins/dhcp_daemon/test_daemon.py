@@ -247,7 +247,7 @@ def test_who_goes_away_gets_no_lease(segment: Segment) -> None:
     assert segment.leases() == {}
 
 
-def test_many_leases_on_one_thread(segment: Segment) -> None:
+def test_many_leases_on_two_threads(segment: Segment) -> None:
     segment.serve(*BRISK)
     daemon = segment.daemon()
     network = segment.configuration(daemon)
@@ -258,7 +258,7 @@ def test_many_leases_on_one_thread(segment: Segment) -> None:
     addresses = {answer.body["ips"][0]["address"].split("/")[0] for answer in answers}
     assert len(addresses) == 20
     assert set(segment.leases()) == addresses
-    assert len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) == 1
+    assert len(list(Path(f"/proc/{daemon.process.pid}/task").iterdir())) <= 2
     # GC keeps what is valid, of its own network only.
     valid = [{"containerID": name, "ifname": "eth0"} for name in names[:2]]
     assert segment.call("GC", {**network, "name": "other", "cni.dev/valid-attachments": []}).status == 0

@@ -1,7 +1,8 @@
 """All leases of a daemon: calls, messages and the passing of time in; journal, sockets and answers out.
 
-One thread works on all of them. What must be done at a certain time is in a heap; what came on a socket is told to
-``receive``. Sockets are open during an exchange only, so that a lease that waits costs a descriptor and no thread.
+One thread works on all of them; another one only closes sockets. What must be done at a certain time is in a heap,
+what came on a socket is told to ``receive``. Sockets are open during an exchange only, so that a lease that waits
+costs a descriptor and no thread.
 """
 
 import heapq
@@ -23,7 +24,7 @@ from weft.plugins.dhcp_daemon.journal import Journal, JournalError, Key, Record
 from weft.plugins.dhcp_daemon.keys import DhcpIpam, DhcpSettings, Wishes, parse_wishes
 from weft.plugins.dhcp_daemon.results import encode_result
 from weft.plugins.dhcp_daemon.rpc import Arguments, Call, ServerConnection
-from weft.plugins.dhcp_daemon.sockets import Exchange
+from weft.plugins.dhcp_daemon.sockets import Closer, Exchange
 from weft.plugins.dhcp_daemon.tenancy import (
     InterfaceGone,
     Tenancy,
@@ -53,6 +54,7 @@ class Leases:
         self._prefix = prefix
         self._broadcast = broadcast
         self._changed = changed
+        self._closer = Closer()
         self._held: dict[Key, Tenancy] = {}
         self._expected: dict[ServerConnection, list[Tenancy]] = {}
         self._timers: list[tuple[float, int, Key]] = []
@@ -134,6 +136,7 @@ class Leases:
         for tenancy in self._held.values():
             tenancy.close()
         self._held.clear()
+        self._closer.end()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -214,7 +217,7 @@ class Leases:
             interface.hardware_address,
             wishes,
             make_client(key, interface, wishes, self._timing, self._broadcast),
-            Exchange(namespace, key.ifname),
+            Exchange(namespace, key.ifname, self._closer),
         )
         return tenancy
 
