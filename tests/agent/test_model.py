@@ -1,0 +1,317 @@
+"""A cluster against its model: claims, crashes at every step, restarts, partitions, removals, clock jumps.
+
+Never two owners of a block, never two pods with an address, no address lost for ever. On every engine.
+"""
+
+import shutil
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.members import Member
+from tests.store.engines import ENGINES
+from weft.agent import addresses as addresses_module
+from weft.agent.addresses import AddressesExhausted
+from weft.agent.cluster import Cluster
+from weft.agent.journal import Attachment, State
+from weft.ipam.pool import PoolExhausted
+from weft.ipam.ranges import parse_ranges
+from weft.ipam.shares import RangeExhausted
+from weft.store import Conflict, StoreUnavailable, open_store
+
+#: Eight blocks of each family, so that three nodes come to the end of them.
+RANGES = parse_ranges("10.9.0.0/26,fd00:9::/122", "29,125")
+NAMES = ("n1", "n2", "n3")
+
+names = st.sampled_from(NAMES)
+#: After how many calls the wire is cut, and whether the answer of the last one is lost.
+cuts = st.tuples(st.integers(0, 7), st.booleans())
+
+
+@dataclass
+class Pod:
+    """What a runtime knows of a pod that was added and not deleted."""
+
+    node: str
+    attachment: Attachment
+
+
+class ClusterMachine(RuleBasedStateMachine):
+    """``engine`` is the store's."""
+
+    engine: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self.folder = Path(tempfile.mkdtemp(prefix="weft-model-", dir=memory))
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        engine = self._stack.enter_context(ENGINES[self.engine](self.folder))
+        self.store = open_store(engine.url)
+        self._stack.callback(self.store.close)
+        self.operator = Cluster(self.store)
+        self.running: dict[str, Member] = {}
+        self.cut_off: set[str] = set()
+        self.pods: dict[str, Pod] = {}
+        #: Pods of nodes that were removed: nobody counts on them until their node is back.
+        self.ghosts: dict[str, Pod] = {}
+        #: What somebody saw of a removed node and is about to delete: keys and revisions.
+        self.about_to_delete: list[tuple[str, int]] = []
+        self.clock = 0.0
+        self.number = 0
+
+    # nodes
+
+    @rule(name=names, cut=st.none() | cuts)
+    def start(self, name: str, cut: tuple[int, bool] | None) -> None:
+        if name in self.running:
+            return
+        member = Member(self.folder, self.store, name, *RANGES, address=f"172.25.1.{NAMES.index(name) + 2}")
+        if cut is not None:
+            member.wire.calls_left, member.wire.lose_answer = cut
+        try:
+            member.enter()
+        except (StoreUnavailable, RangeExhausted, PoolExhausted):
+            member.journal.close()
+            return
+        self.running[name] = member
+        kept = {item.container_id: item for item in member.journal.attachments()}
+        for container, pod in [*self.ghosts.items()]:
+            if pod.node == name:
+                del self.ghosts[container]
+                if container in kept:
+                    self.pods[container] = pod
+        lost = {container for container, pod in self.pods.items() if pod.node == name} - set(kept)
+        assert not lost, f"{lost} lost their addresses although their node was never removed"
+        if cut is not None:
+            self.cut_off.add(name)
+            member.wire.calls_left = 0
+
+    @rule(name=names)
+    def crash(self, name: str) -> None:
+        self._die(name)
+
+    @rule(name=names, cut=cuts, verb=st.sampled_from(["care", "hear", "add", "look"]))
+    def crash_in_the_middle(self, name: str, cut: tuple[int, bool], verb: str) -> None:
+        member = self.running.get(name)
+        if member is None or name in self.cut_off:
+            return
+        member.wire.calls_left, member.wire.lose_answer = cut
+        with suppress(StoreUnavailable, RangeExhausted, AddressesExhausted):
+            if verb == "add":
+                taken = member.addresses.take()
+                member.journal.reserve(self._container(), "eth0", "weave", "v", *taken)  # type: ignore[arg-type]
+            elif verb == "look":
+                member.hear()
+                member.reclaimer.look(self.clock + 1000)
+            else:
+                getattr(member, verb)()
+        self._die(name)
+
+    @rule(name=names)
+    def cut_the_wire(self, name: str) -> None:
+        if name in self.running:
+            self.running[name].wire.calls_left = 0
+            self.cut_off.add(name)
+
+    @rule(name=names)
+    def mend_the_wire(self, name: str) -> None:
+        if name in self.cut_off:
+            self._mend(name)
+
+    @rule(name=names)
+    def hear(self, name: str) -> None:
+        if name in self.running and name not in self.cut_off:
+            self._hear(name)
+
+    @rule(name=names)
+    def care(self, name: str) -> None:
+        if name in self.running and name not in self.cut_off:
+            with suppress(RangeExhausted):
+                self.running[name].care()
+            self._start_anew_if_outdated(name)
+
+    # removal
+
+    @rule(name=names, whole=st.booleans())
+    def remove(self, name: str, whole: bool) -> None:
+        """By the operator, of a node that is down or hears of it; half of it, where he is interrupted."""
+        if name in self.cut_off:
+            return
+        for container in [container for container, pod in self.pods.items() if pod.node == name]:
+            self.ghosts[container] = self.pods.pop(container)
+        if whole:
+            self.operator.remove_node(name)
+        elif entry := self.store.get(f"nodes/{name}"):
+            self.store.delete(entry.key, entry.revision)
+        if name in self.running:
+            self._hear(name)
+            self._revive(name)
+
+    @rule(name=names, jump=st.integers(-(10**6), 10**6))
+    def reclaim(self, name: str, jump: int) -> None:
+        self.clock += jump
+        if name in self.running and name not in self.cut_off:
+            self._hear(name)
+            if name in self.running:
+                self.running[name].reclaimer.look(self.clock)
+
+    @rule(name=names)
+    def see_a_removed_node(self, name: str) -> None:
+        """The first half of a reclaim, by somebody who is slow."""
+        listing = self.store.entries("blocks/")
+        if self.store.get(f"nodes/{name}") is None:
+            owner = f'"{name}"'.encode()
+            self.about_to_delete = [
+                (entry.key, entry.revision) for entry in listing.entries if owner in entry.value
+            ]
+
+    @rule()
+    def delete_what_was_seen(self) -> None:
+        """The second half, whatever happened meanwhile."""
+        for key, revision in self.about_to_delete:
+            with suppress(Conflict):
+                self.store.delete(key, revision)
+        self.about_to_delete = []
+
+    # pods
+
+    @rule(name=names)
+    def add(self, name: str) -> None:
+        member = self.running.get(name)
+        if member is None:
+            return
+        with suppress(AddressesExhausted):
+            container = self._container()
+            self.pods[container] = Pod(name, member.add(container))
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        container = data.draw(st.sampled_from(sorted(self.pods)))
+        pod = self.pods[container]
+        if pod.node in self.running:
+            self.running[pod.node].delete(pod.attachment)
+            del self.pods[container]
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def crash_while_deleting(self, data: st.DataObject) -> None:
+        container = data.draw(st.sampled_from(sorted(self.pods)))
+        pod = self.pods[container]
+        if pod.node in self.running:
+            self.running[pod.node].journal.set_state(pod.attachment, State.RETIRING)
+            del self.pods[container]
+            self._die(pod.node)
+
+    # what must hold
+
+    @invariant()
+    def no_two_nodes_hold_a_block(self) -> None:
+        owned = [block for member in self.running.values() for block in member.addresses.blocks()]
+        assert len(owned) == len(set(owned))
+
+    @invariant()
+    def what_a_node_holds_is_its_own(self) -> None:
+        """Of nodes that can hear: none of their blocks is somebody else's, or nobody's, without their knowing."""
+        owners = self.operator.view().owners
+        for name, member in self.running.items():
+            if name not in self.cut_off:
+                assert {owners.get(block) for block in member.addresses.blocks()} <= {name}
+
+    @invariant()
+    def no_two_pods_have_an_address(self) -> None:
+        held = [address for pod in self.pods.values() for address in pod.attachment.addresses]
+        for member in self.running.values():
+            held += [member.addresses.gateway.ip, *([six.ip] if (six := member.addresses.gateway6) else [])]
+        assert len(held) == len(set(held))
+
+    def teardown(self) -> None:
+        try:
+            self._nothing_is_lost()
+        finally:
+            for name in [*self.running]:
+                self._die(name)
+            self._stack.close()
+
+    def _nothing_is_lost(self) -> None:
+        """When all is well again, every block has an owner who knows it, and every address a holder or is free."""
+        for name in [*self.cut_off]:
+            self._mend(name)
+        for name in NAMES:
+            self.start(name, None)
+        for _ in range(3):
+            self.clock += 1000
+            for name in [*self.running]:
+                self._hear(name)
+                if name in self.running:
+                    with suppress(RangeExhausted):
+                        self.running[name].care()
+                    self.running[name].reclaimer.look(self.clock)
+        view = self.operator.view()
+        absent = set(view.owners.values()) - set(self.running)
+        assert absent <= set(view.nodes), f"blocks of {absent} are lost"
+        for name, member in self.running.items():
+            assert set(view.blocks_of(name)) == set(member.addresses.blocks())
+            pods = sum(pod.node == name for pod in self.pods.values())
+            for count in member.addresses.counts():
+                usable = sum(count.pods.usable(address) for block in count.blocks for address in block)
+                assert count.in_use == pods + 1
+                assert count.in_use + count.free == usable
+
+    def _container(self) -> str:
+        self.number += 1
+        return f"c{self.number}"
+
+    def _die(self, name: str) -> None:
+        self.cut_off.discard(name)
+        if member := self.running.pop(name, None):
+            member.journal.close()
+
+    def _hear(self, name: str) -> None:
+        self.running[name].hear()
+        self._start_anew_if_outdated(name)
+
+    def _mend(self, name: str) -> None:
+        self.cut_off.discard(name)
+        self.running[name].wire.calls_left = None
+        self._hear(name)
+
+    def _start_anew_if_outdated(self, name: str) -> None:
+        """As the agent does: what it still has, it had not to lose."""
+        if self.running[name].enrolment.outdated:
+            self._die(name)
+            self.start(name, None)
+
+    def _revive(self, name: str) -> None:
+        """The pods of a removed node that has signed in again at once."""
+        if name not in self.running:
+            return
+        kept = {item.container_id for item in self.running[name].journal.attachments()}
+        for container in [container for container, pod in self.ghosts.items() if pod.node == name]:
+            pod = self.ghosts.pop(container)
+            if container in kept:
+                self.pods[container] = pod
+
+
+@pytest.mark.parametrize(("engine", "examples"), [("sqlite", 100), ("etcd", 5), ("kubernetes", 5)])
+def test_a_cluster_keeps_its_promises(engine: str, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses_module, "SURPLUS_SECONDS", -1.0)
+    machine = type(f"{engine.title()}Machine", (ClusterMachine,), {"engine": engine})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
