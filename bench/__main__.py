@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, attach, lab, rules, traffic
+from bench import agent, attach, lab, plugins, traffic
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS: dict[str, Callable[[lab.BenchLab, int], list[dict[str, Any]]]] = {
     "attach": attach.measure,
     "storm": attach.storm,
-    "rules": rules.measure,
+    "plugins": plugins.measure,
     "traffic": traffic.measure,
     "agent": agent.measure,
 }

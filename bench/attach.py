@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,7 @@ _GO_CONFIGURATION = {
     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/16"}]], "dataDir": "/var/lib/bench-go"},
 }
 _WEFT_CONFIGURATION = {"cniVersion": "1.0.0", "name": "weave", "type": "weave-net", "hairpinMode": True}
-_PEERS = {
-    "weft": (f"{WEFT_PLUGINS}/weave-net", _WEFT_CONFIGURATION),
-    "go": (f"{GO_PLUGINS}/bridge", _GO_CONFIGURATION),
-}
+_PEERS = {"weft": (WEFT_PLUGINS, _WEFT_CONFIGURATION), "go": (GO_PLUGINS, _GO_CONFIGURATION)}
 
 
 class Sandboxes:
@@ -54,18 +52,24 @@ class Sandboxes:
 
 
 def call(peer: str, verb: str, container: str, netns: str) -> float:
-    """Run one plugin of a peer to its end; milliseconds. Raises RuntimeError where it fails."""
-    return run_plugin(*_PEERS[peer], verb, container, netns)
+    """Run a peer's plugin to its end; milliseconds. Raises RuntimeError with what it printed when it fails."""
+    return execute(*_PEERS[peer], verb, container, netns)[0]
 
 
-def run_plugin(path: str, configuration: dict[str, Any], verb: str, container: str, netns: str) -> float:
-    """Run one executable to its end; milliseconds. Raises RuntimeError with what it printed when it fails."""
+def execute(
+    folder: str, configuration: Mapping[str, Any], verb: str, container: str, netns: str
+) -> tuple[float, Any]:
+    """Run a plugin of a folder to its end: milliseconds, and what it printed.
+
+    IPAM plugins come from the same folder. Raises RuntimeError with what it printed when it fails.
+    """
+    path = f"{folder}/{configuration['type']}"
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
         "CNI_NETNS": netns,
         "CNI_IFNAME": "eth0",
-        "CNI_PATH": f"{WEFT_PLUGINS}:{GO_PLUGINS}",
+        "CNI_PATH": folder,
         "PATH": os.environ["PATH"],
     }
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
@@ -76,10 +80,11 @@ def run_plugin(path: str, configuration: dict[str, Any], verb: str, container: s
         pid = os.posix_spawn(path, [path], environment, file_actions=actions)
         _, status = os.waitpid(pid, 0)
         elapsed = time.perf_counter() - begin
-        if status:
-            stdout.seek(0)
-            raise RuntimeError(f"{path} {verb}: {stdout.read().decode()}")
-    return elapsed * 1000
+        stdout.seek(0)
+        output = stdout.read()
+    if status:
+        raise RuntimeError(f"{path} {verb}: {output.decode()}")
+    return elapsed * 1000, json.loads(output) if output.strip() else None
 
 
 def container_id(number: int) -> str:
