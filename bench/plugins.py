@@ -1,7 +1,7 @@
 """Every plugin against its Go twin: ADD and DEL as whole processes, in turn, on the same node.
 
 Ours go through the launcher to the node's agent. What a plugin works on (an interface, a master) is made before
-the clock runs. Started again inside the node as ``python -m bench.plugins ROUNDS``.
+the clock runs. Started again inside the node as ``python -m bench.plugins ROUNDS [PLUGIN…]``.
 """
 
 import json
@@ -79,7 +79,14 @@ def subjects(peer: str) -> dict[str, Subject]:
             chained=True,
         ),
         "tuning": Subject(
-            {"type": "tuning", "mtu": 1400, "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}}, chained=True
+            {
+                "type": "tuning",
+                "mtu": 1400,
+                "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"},
+                # As on a host, where the default is in /run: the lab's /run is on a disk.
+                "dataDir": f"/dev/shm/bench-tuning-{peer}",
+            },
+            chained=True,
         ),
         "sbr": Subject({"type": "sbr"}, chained=True),
         "vrf": Subject(
@@ -93,11 +100,11 @@ def _bridge(peer: str) -> dict[str, Any]:
     return {"type": "bridge", "bridge": f"br-{peer}", "isGateway": True, "hairpinMode": True, "ipam": ipam}
 
 
-def in_turn(rounds: int) -> dict[str, Any]:
+def in_turn(rounds: int, *names: str) -> dict[str, Any]:
     """Milliseconds by plugin, peer and verb; for a plugin that cannot be measured here, why."""
     times: dict[str, Any] = {}
     both = {peer: subjects(peer) for peer in PEERS}
-    for name in both["go"]:
+    for name in names or both["go"]:
         if why := _obstacle(name, both["go"][name]):
             times[name] = why
             continue
@@ -144,11 +151,14 @@ def _obstacle(name: str, subject: Subject) -> str:
     """Why a plugin cannot be measured here; empty where it can. What it needs is there then."""
     if not Path(GO_PLUGINS, name).exists():
         return "Debian has no twin"
-    for command in subject.needs:
-        if said := _ip(command):
-            return f"'ip {command}': {said}"
-    for extra in ("bench2", "benchv"):
-        _ip(f"link delete {extra}")
+    try:
+        for command in subject.needs:
+            if said := _ip(command):
+                _ip("link delete bench0")
+                return f"'ip {command}': {said}"
+    finally:
+        for extra in ("bench2", "benchv"):
+            _ip(f"link delete {extra}")
     return ""
 
 
@@ -183,4 +193,4 @@ def measure(lab: Any, rounds: int, say: Callable[[str], None] = print) -> list[d
 
 
 if __name__ == "__main__":
-    print(json.dumps(in_turn(int(sys.argv[1]))))
+    print(json.dumps(in_turn(int(sys.argv[1]), *sys.argv[2:])))

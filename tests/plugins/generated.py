@@ -148,10 +148,17 @@ _point_to_point = optional(ipMasq=flags, mtu=st.sampled_from([0, 1280, 1400]), d
 )
 
 
+_macvlan = optional(
+    mode=st.sampled_from(["", "bridge", "private", "vepa", "hidden"]),
+    mtu=st.sampled_from([0, 1400, 9001]),
+    mac=macs,
+).map(lambda keys: {"type": "macvlan", "master": "m0", **keys})
+
+
 @st.composite
 def interfaces(draw: st.DrawFn) -> Case:
-    """``bridge`` or ``ptp`` with addresses of ``host-local`` or ``static``."""
-    plugin = draw(_bridge() | _point_to_point)
+    """``bridge``, ``ptp`` or ``macvlan`` (on a device m0) with addresses of ``host-local`` or ``static``."""
+    plugin = draw(_bridge() | _point_to_point | _macvlan)
     ipam, runtime, args = draw(host_local() | static())
     plugin |= {"ipam": ipam, "capabilities": dict.fromkeys(runtime, True)}
     if plugin["type"] == "bridge" and draw(st.integers(0, 3)) == 0:

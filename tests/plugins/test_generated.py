@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.plugins.generated import Case, chains, interfaces, spoilt
+from tests.plugins.main.masters import MASTER, newer
+from tests.plugins.main.test_ptp import undetected
 from tests.plugins.meta.test_bandwidth import DIFFERENCES as OF_BANDWIDTH
 from tests.plugins.meta.test_firewall import DIFFERENCES as OF_FIREWALL
 from tests.plugins.twins import (
@@ -50,6 +52,7 @@ def examples(count: int) -> settings:
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
     """Two hosts for all examples; each example leaves them as it found them."""
     with made(tmp_path_factory.mktemp("generated")) as found:
+        found.prepare(*MASTER)
         yield found
 
 
@@ -126,15 +129,7 @@ def cleaned(twins: Twins) -> None:
         shell(host.pods["pod"], "ip link delete eth0")
 
 
-def undetected(seen: dict[str, Any]) -> None:
-    """See test_ptp: on a pair nobody else can have the address."""
-    for place in ("pod", "host"):
-        for item in seen[place]["addresses"]:
-            for address in item["addr_info"]:
-                address.pop("nodad", None)
-
-
-DIFFERENCES = (undetected, *OF_BANDWIDTH, *OF_FIREWALL)
+DIFFERENCES = (undetected, newer, *OF_BANDWIDTH, *OF_FIREWALL)
 
 
 @examples(14)
