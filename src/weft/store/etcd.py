@@ -16,6 +16,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -25,7 +26,7 @@ from weft.store.etcd_leases import Leases
 from weft.store.etcd_messages import KeyValue, Message, TxnAnswer
 from weft.store.etcd_settings import Endpoint, EtcdSettings, parse_etcd_url
 from weft.store.etcd_watch import follow
-from weft.store.protocol import Conflict, Entry, Event, KeyExists, Listing, StoreUnavailable
+from weft.store.protocol import Compacted, Conflict, Entry, Event, KeyExists, Listing, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class EtcdStore:
         self._mark: bytes | None = None
         self._cluster_id = 0
         self._newest = 0
+        #: Counts how often etcd was found restored: it has another cluster ID then, and its revisions mean
+        #: something else. A watch needs a listing of the same history.
+        self._history = 0
+        self._listed_history = 0
         #: Creations whose answer was lost: the value, and the revision before the first attempt.
         self._unsettled: dict[str, tuple[bytes, int]] = {}
 
@@ -71,6 +76,7 @@ class EtcdStore:
         begin = self._key(prefix)
         operation: Message = {"request_range": {"key": begin, "range_end": messages.after(begin)}}
         answer = self._guarded([], [operation]).answer
+        self._listed_history = self._history
         return Listing(tuple(map(self._entry, answer.responses[0].kvs)), answer.header.revision)
 
     def create(self, key: str, value: bytes) -> Entry:
@@ -121,9 +127,11 @@ class EtcdStore:
 
     def watch(self, prefix: str, revision: int, stopped: Callable[[], bool]) -> Iterator[Event]:
         """As the protocol says; member after member, as long as each outage is shorter than the timeout."""
-        for event in follow(
-            self._gateway, self._settings.timeout, self._key(prefix), revision, stopped, self._is_ours
-        ):
+        history = self._history
+        if self._listed_history != history:
+            raise Compacted("etcd was restored from a backup: what was seen before may never have been")
+        same = partial(self._is_same_history, history)
+        for event in follow(self._gateway, self._settings.timeout, self._key(prefix), revision, stopped, same):
             name = event.kv.key.decode(errors="replace").removeprefix(self._settings.prefix + "/")
             deleted = event.type == "DELETE"
             yield Event(name, None if deleted else self._entry(event.kv), event.kv.mod_revision)
@@ -173,6 +181,8 @@ class EtcdStore:
         answered = self._gateway.call(_TXN, message, TxnAnswer, refuse=refuse, only=only)
         header = answered.answer.header
         with self._lock:
+            if self._cluster_id not in (0, header.cluster_id):
+                self._history += 1
             self._cluster_id = header.cluster_id
             self._newest = max(self._newest, header.revision)
         return answered
@@ -239,14 +249,14 @@ class EtcdStore:
                     f"Weft cluster: give a prefix beside it"
                 )
 
-    def _is_ours(self, endpoint: Endpoint, cluster_id: int, header_revision: int, at: int) -> bool:
+    def _is_same_history(
+        self, history: int, endpoint: Endpoint, cluster_id: int, header_revision: int, at: int
+    ) -> bool:
         """Whether a member's history is the one in which ``at`` was seen. Raises StoreUnavailable."""
-        if cluster_id == self._cluster_id and header_revision >= at:
-            return True
-        # A follower that lags is ours, too: what it knows with the majority's consent decides.
-        known = self._cluster_id
-        header = self._guarded([], [messages.get(self._prefix)], only=endpoint).answer.header
-        return header.revision >= at and known in (0, header.cluster_id)
+        if cluster_id != self._cluster_id or header_revision < at:
+            # A follower that lags is well, too: what it knows with the majority's consent decides.
+            header_revision = self._guarded([], [messages.get(self._prefix)], only=endpoint).answer.header.revision
+        return self._history == history and header_revision >= at
 
     def _key(self, key: str) -> bytes:
         return self._prefix + b"/" + key.encode()

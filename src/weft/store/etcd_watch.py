@@ -34,7 +34,7 @@ _WATCH = "/v3/watch"
 _LARGEST_READ = 1 << 16
 
 #: Member, its cluster's ID, its revision, the revision that was seen: whether the histories are the same.
-IsOurs = Callable[[Endpoint, int, int, int], bool]
+IsSameHistory = Callable[[Endpoint, int, int, int], bool]
 
 
 class _Ended(Exception):
@@ -102,7 +102,12 @@ class _Stream:
 
 
 def follow(
-    gateway: Gateway, patience: float, prefix: bytes, revision: int, stopped: Callable[[], bool], is_ours: IsOurs
+    gateway: Gateway,
+    patience: float,
+    prefix: bytes,
+    revision: int,
+    stopped: Callable[[], bool],
+    is_same_history: IsSameHistory,
 ) -> Iterator[WatchEvent]:
     """Changes of keys that begin with the prefix, after a revision, in order, until ``stopped()``.
 
@@ -117,7 +122,7 @@ def follow(
                 answer = stream.next()
                 if answer is None:
                     continue
-                _check(answer, stream, revision, is_ours)
+                _check(answer, stream, revision, is_same_history)
                 created = created or time.monotonic()
                 for event in answer.events:
                     # A new stream must not tell again what the last one told.
@@ -151,7 +156,7 @@ def _create_request(prefix: bytes, revision: int) -> Message:
     }
 
 
-def _check(answer: WatchAnswer, stream: _Stream, revision: int, is_ours: IsOurs) -> None:
+def _check(answer: WatchAnswer, stream: _Stream, revision: int, is_same_history: IsSameHistory) -> None:
     """Raise what an answer says has gone wrong."""
     if answer.compact_revision:
         raise Compacted(
@@ -163,7 +168,7 @@ def _check(answer: WatchAnswer, stream: _Stream, revision: int, is_ours: IsOurs)
     if (
         answer.created
         and stream.endpoint is not None
-        and not is_ours(stream.endpoint, answer.header.cluster_id, answer.header.revision, revision)
+        and not is_same_history(stream.endpoint, answer.header.cluster_id, answer.header.revision, revision)
     ):
         raise Compacted(f"etcd's history is another one than that of revision {revision}: it was restored")
 
