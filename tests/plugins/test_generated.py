@@ -87,6 +87,14 @@ def agree(twins: Twins, case: Case) -> bool:
     return True
 
 
+def tried(twins: Twins, case: Case) -> None:
+    """A case, and both hosts as they were before it."""
+    try:
+        agree(twins, case)
+    finally:
+        cleaned(twins)
+
+
 def left(host: Host) -> dict[str, Any]:
     """What a refused ADD must not change: all but bridge, chains and forwarding, which others may use by then."""
     seen = snapshot(host, None)
@@ -135,28 +143,19 @@ DIFFERENCES = (undetected, newer, *OF_BANDWIDTH, *OF_FIREWALL)
 @examples(14)
 @given(interfaces())
 def test_interfaces(hosts: Twins, case: Case) -> None:
-    try:
-        agree(hosts, case)
-    finally:
-        cleaned(hosts)
+    tried(hosts, case)
 
 
 @examples(8)
 @given(chains())
 def test_chains(hosts: Twins, case: Case) -> None:
-    try:
-        agree(hosts, case)
-    finally:
-        cleaned(hosts)
+    tried(hosts, case)
 
 
 @examples(16)
 @given(spoilt())
 def test_spoilt_configurations(hosts: Twins, case: Case) -> None:
-    try:
-        agree(hosts, case)
-    finally:
-        cleaned(hosts)
+    tried(hosts, case)
 
 
 def test_what_cannot_be_json(hosts: Twins) -> None:
@@ -196,3 +195,44 @@ def test_path_tricks_and_other_environments(hosts: Twins, call: dict[str, Any]) 
 @pytest.mark.parametrize("network", ["../x", "a/b", "", ".a", "a b", "a\u0000b", "é"])
 def test_network_names(hosts: Twins, network: str) -> None:
     hosts.refuse({"type": "bridge", "name": network})
+
+
+LOCAL = {"type": "host-local", "dataDir": "HERE/ipam"}
+ONE_ADDRESS = {"subnet": "10.22.0.0/24", "rangeStart": "10.22.0.5", "rangeEnd": "10.22.0.5"}
+REFUSED: dict[str, dict[str, Any]] = {
+    "a range that is the gateway": {"type": "bridge", "ipam": LOCAL | ONE_ADDRESS | {"gateway": "10.22.0.5"}},
+    "a range outside its subnet": {"type": "bridge", "ipam": LOCAL | ONE_ADDRESS | {"rangeEnd": "10.23.0.5"}},
+    "a start outside its subnet": {"type": "ptp", "ipam": LOCAL | ONE_ADDRESS | {"rangeStart": "fd00::1"}},
+    "ranges that overlap": {"type": "bridge", "ipam": LOCAL | {"ranges": [[ONE_ADDRESS, ONE_ADDRESS]]}},
+    "a subnet without room": {"type": "bridge", "ipam": LOCAL | {"subnet": "10.22.0.0/31"}},
+    "no such master": {"type": "macvlan", "master": "none0", "ipam": LOCAL | ONE_ADDRESS},
+    "an MTU above the master's": {"type": "macvlan", "master": "m0", "mtu": 9001, "ipam": LOCAL | ONE_ADDRESS},
+    "no VLAN": {"type": "bridge", "vlan": 5000, "ipam": LOCAL | ONE_ADDRESS},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_had(hosts: Twins, name: str) -> None:
+    before = left(hosts.weft)
+    go, ours = (host.call("ADD", {"cniVersion": "1.0.0", "name": "net", **REFUSED[name]}) for host in hosts)
+    assert go.code and ours.code == go.code, (go.body, ours.body)
+    assert left(hosts.weft) == before
+    cleaned(hosts)
+
+
+@pytest.mark.parametrize("what", ["full", "interface that is there"])
+def test_the_second_of_two(hosts: Twins, what: str) -> None:
+    """A full range, and an interface name that is taken: the first container keeps what it has."""
+    configuration = {"cniVersion": "1.0.0", "name": "net", "type": "bridge", "ipam": LOCAL | ONE_ADDRESS}
+    if what != "full":
+        configuration["ipam"] = LOCAL | {"subnet": "10.22.0.0/24"}
+    for host in hosts:
+        assert host.call("ADD", configuration).status == 0
+    before = left(hosts.weft)
+    ifname = "eth1" if what == "full" else "eth0"
+    go, ours = (host.call("ADD", configuration, container="second", ifname=ifname) for host in hosts)
+    assert go.code and ours.code == go.code, (go.body, ours.body)
+    assert left(hosts.weft) == before
+    for host in hosts:
+        assert host.call("DEL", configuration).status == 0
+    cleaned(hosts)
