@@ -4,14 +4,19 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.namespaces import ip, network_namespace, path, run
+from weft.store.etcd import EtcdStore
 
 PORT = 2379
+#: The store of an etcd that listens on the loopback of the test's namespace.
+HERE = f"etcd://127.0.0.1:{PORT}"
+#: What the fixture ``opened`` gives: opens stores, which are closed after the test.
+Opened = Callable[[str], EtcdStore]
 
 _shared = ExitStack()
 _server: "Etcd | None" = None

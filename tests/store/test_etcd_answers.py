@@ -1,0 +1,148 @@
+"""Answers that are lost on their way, and answers that are not etcd's."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import BinaryIO
+
+import pytest
+
+from tests.store.etcd import HERE, PORT, Etcd, Opened
+from weft.store import Conflict, KeyExists, StoreUnavailable
+
+
+class Thief(threading.Thread):
+    """Stands before etcd and swallows some answers: the request is carried out, the connection breaks."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.steals = 0
+        #: What happens between a theft and the next attempt.
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def run(self) -> None:
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", PORT)) as server, client.makefile("rb") as requests:
+            while request := _request(requests):
+                server.sendall(request)
+                answer = server.recv(1 << 16)
+                if self.steals and (b"request_put" in request or b"request_delete" in request):
+                    self.steals -= 1
+                    self.meanwhile()
+                    return
+                client.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def _request(stream: BinaryIO) -> bytes:
+    """One HTTP request, whole."""
+    head = b""
+    length = 0
+    while (line := stream.readline()).strip():
+        head += line
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    return head + line + stream.read(length)
+
+
+@pytest.fixture
+def thief(server: Etcd) -> Iterator[Thief]:
+    thief = Thief()
+    thief.start()
+    with closing(thief):
+        yield thief
+
+
+def test_a_change_whose_answer_was_lost_is_found_to_be_ours(thief: Thief, opened: Opened) -> None:
+    store = opened(f"etcd://127.0.0.1:{thief.port}")
+    store.get("nodes/a")
+    thief.steals = 2
+    created = store.create("blocks/a", b"mine")
+    assert (thief.steals, store.get("blocks/a")) == (0, created)
+    thief.steals = 1
+    replaced = store.replace("blocks/a", b"mine still", created.revision)
+    assert store.get("blocks/a") == replaced
+    with pytest.raises(KeyExists):
+        store.create("blocks/a", b"mine still")
+    thief.steals = 1
+    store.delete("blocks/a", replaced.revision)
+    assert store.get("blocks/a") is None
+
+
+def test_what_another_wrote_meanwhile_is_not_taken_for_ours(thief: Thief, opened: Opened) -> None:
+    store, rival = opened(f"etcd://127.0.0.1:{thief.port}"), opened(HERE)
+    store.get("nodes/a")
+
+    def take() -> None:
+        entry = rival.get("blocks/a")
+        assert entry is not None
+        rival.delete("blocks/a", entry.revision)
+        rival.create("blocks/a", b"the rival's")
+
+    thief.steals, thief.meanwhile = 1, take
+    with pytest.raises(KeyExists):
+        store.create("blocks/a", b"mine")
+    thief.steals, thief.meanwhile = 1, lambda: None
+    with pytest.raises(Conflict):
+        store.replace("blocks/a", b"mine", 1)
+
+
+def test_a_claim_that_ended_in_doubt_is_settled_by_the_next_call(thief: Thief, opened: Opened) -> None:
+    store, rival = opened(f"etcd://127.0.0.1:{thief.port}?timeout=0.3"), opened(HERE)
+    store.get("nodes/a")
+    thief.steals = 1000
+    with pytest.raises(StoreUnavailable, match="the connection broke"):
+        store.create("blocks/a", b"mine")
+    thief.steals = 0
+    with pytest.raises(KeyExists):
+        rival.create("blocks/a", b"the rival's")
+    assert store.create("blocks/a", b"mine") == rival.get("blocks/a")
+    with pytest.raises(KeyExists):
+        store.create("blocks/a", b"mine")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nweb\n", "this is not etcd .HTTP status 200: 'web'"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "etcd 3.4 or later with --enable-grpc-gateway"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", "no answer in time"),
+        (b"SSH-2.0-OpenSSH\r\n", "the connection broke"),
+        (b"", "the connection broke"),
+    ],
+)
+def test_what_is_not_etcd_is_named(loopback: None, opened: Opened, answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            kept = []
+            while True:
+                try:
+                    client = listener.accept()[0]
+                except OSError:
+                    return
+                with client.makefile("rb") as stream:
+                    _request(stream)
+                client.sendall(answer)
+                # Where more is to come, it does not.
+                kept.append(client) if b"9999" in answer else client.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(StoreUnavailable, match=said):
+            opened(f"etcd://127.0.0.1:{listener.getsockname()[1]}?timeout=0.5").entries("")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
