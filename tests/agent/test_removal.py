@@ -86,6 +86,24 @@ def test_a_node_that_comes_back_drops_what_others_have_and_cuts_its_pods_off(
     assert cluster.view().owners[block] == "other"
 
 
+def test_a_node_whose_kept_blocks_are_full_of_pods_finds_its_bridge_another_address(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    member = Member(tmp_path, store, "b", PodRange(UNIVERSE.network, 29))
+    assert member.enter()
+    pods = [member.add(f"c{number}") for number in range(14)]
+    first, second = list(member.addresses.blocks())[:2]
+    full = [pod for pod in pods if pod.address in second]
+    assert len(full) == 8
+    member.stop()
+    cluster.remove_node("b")
+    cluster.claim(first, "other")
+    again = Member(tmp_path, store, "b", PodRange(UNIVERSE.network, 29))
+    assert again.enter()
+    assert {pod.container_id for pod in again.journal.attachments()} == {pod.container_id for pod in full}
+    assert again.addresses.gateway.ip not in {pod.address for pod in full}
+
+
 def test_a_node_that_is_removed_while_it_runs_signs_in_again(
     tmp_path: Path, store: Store, cluster: Cluster
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from weft.agent.claims import claim_block
-from weft.agent.cluster import Cluster, NodeRecord, View
+from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
 from weft.ipam import shares
@@ -89,8 +89,9 @@ class Addresses:
                 _log.warning("block %s had no owner any more and is claimed again", block)
                 claimed_at[block] = revision
         for pods in ranges:
-            if not any(pods.holds(block) for block in claimed_at):
-                block, revision = self._claim(pods, [], view.owners)
+            mine = [block for block in claimed_at if pods.holds(block)]
+            if not self._has_room(pods, mine):
+                block, revision = self._claim(pods, mine, view.owners)
                 claimed_at[block] = revision
         own = [block for block in claimed_at if any(pods.holds(block) for pods in ranges)]
         for block in own:
@@ -202,7 +203,7 @@ class Addresses:
             try:
                 check()
                 self.keep_one_spare()
-            except (StoreError, shares.RangeExhausted) as error:
+            except (StoreError, ClusterError, shares.RangeExhausted) as error:
                 _log.warning("no spare block: %s", error)
             self._wake.wait(CARE_INTERVAL)
             self._wake.clear()
@@ -296,6 +297,11 @@ class Addresses:
             named[address.version] = address
         return named
 
+    def _has_room(self, pods: PodRange, own: Sequence[IPNetwork]) -> bool:
+        """Whether the bridge can have an address: not where pods have all that is left of this node's blocks."""
+        held = {address for attachment in self._journal.attachments() for address in attachment.addresses}
+        return any(pods.usable(address) and address not in held for block in own for address in block)
+
     def _remembered(self, ranges: Sequence[PodRange]) -> dict[IPNetwork, bool]:
         """Blocks that this node had by its journal, and whether somebody is in each."""
         remembered = {
@@ -373,9 +379,9 @@ class Addresses:
         self.note_claim(block, revision)
 
     def _claim(
-        self, pods: PodRange, own: Sequence[IPNetwork], owners: Iterable[IPNetwork]
+        self, pods: PodRange, own: Sequence[IPNetwork], owners: Mapping[IPNetwork, str]
     ) -> tuple[IPNetwork, int]:
-        claimed = {block for block in (*owners, *own) if pods.holds(block)}
+        claimed = dict(owners) | dict.fromkeys(own, self._node)
         return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
 
     def _give_back(self, pool: Pool, block: IPNetwork) -> None:

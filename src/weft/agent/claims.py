@@ -19,13 +19,13 @@ def claim_block(
     pods: PodRange,
     node: str,
     init: shares.Init,
-    claimed: set[IPNetwork],
+    claimed: dict[IPNetwork, str],
     own: Sequence[IPNetwork],
 ) -> tuple[IPNetwork, int]:
     """A block that is the node's from now on, and the revision of the claim.
 
-    ``claimed`` are the blocks that have an owner as far as is known; what turns out to be taken is added. ``own``
-    are the node's own, in the order in which they came. Raises RangeExhausted, StoreError.
+    ``claimed`` has the blocks that have an owner as far as is known, of any range; what turns out to be taken is
+    added. ``own`` are the node's own, in the order in which they came. Raises RangeExhausted, StoreError.
     """
     for attempt in count(1):
         if attempt > ORDERLY_ATTEMPTS:
@@ -38,5 +38,5 @@ def claim_block(
         if revision is not None:
             _log.info("block %s claimed", block)
             return block, revision
-        claimed.add(block)
+        claimed[block] = ""
     raise AssertionError("a range has an end")

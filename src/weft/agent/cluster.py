@@ -12,7 +12,8 @@ A node's record is written before its first claim and deleted before its blocks 
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TypeVar
 
 import msgspec
@@ -292,15 +293,15 @@ class Cluster:
 
     def reclaim(self, name: str) -> int:
         """Give back the blocks of a node that has no record; how many addresses they had: 0 where it came back."""
-        view = self.view()
+        seen = [
+            (_block_of(entry.key), entry.key, entry.revision)
+            for entry in self.store.entries(_BLOCKS).entries
+            if _owner_of(entry) == name
+        ]
         # Asked last: a record that is written later is followed by claims that the view does not have.
         if self.store.get(_NODES + name) is not None:
             return 0
-        return sum(
-            block.num_addresses
-            for block in view.blocks_of(name)
-            if self._delete(_key_of(block), view.held[name][block])
-        )
+        return sum(block.num_addresses for block, key, revision in seen if self._delete(key, revision))
 
     def _delete(self, key: str, revision: int) -> bool:
         try:
@@ -333,6 +334,13 @@ def _with_block_size(item: PodRange, fixed: _Ranges) -> PodRange:
     return PodRange(item.network, prefix, item.excluded)
 
 
+def _owner_of(entry: Entry) -> str:
+    try:
+        return _decode(entry, _Claim).owner
+    except ClusterError:
+        return UNKNOWN_OWNER
+
+
 def _key_of(block: IPNetwork) -> str:
     if block.version == 4:
         return f"{_BLOCKS}{block.network_address}-{block.prefixlen}"
@@ -343,10 +351,11 @@ def _key_of(block: IPNetwork) -> str:
 def _block_of(key: str) -> IPNetwork:
     address, _, length = key.removeprefix(_BLOCKS).rpartition("-")
     try:
+        # Thousands of keys are read at a start: the packed form is several times as fast as text.
         if "-" in address:
-            return IPv6Network(f"{address.replace('-', ':')}/{length}")
-        return ip_network(f"{address}/{length}")
-    except ValueError as error:
+            return IPv6Network((inet_pton(AF_INET6, address.replace("-", ":")), int(length)))
+        return IPv4Network((inet_pton(AF_INET, address), int(length)))
+    except (ValueError, OSError) as error:
         raise ClusterError(f"key {key!r} in the store is not a block: {error}; remove it") from None
 
 

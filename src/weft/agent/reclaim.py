@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 
-from weft.agent.cluster import UNKNOWN_OWNER, Cluster
+from weft.agent.cluster import UNKNOWN_OWNER, Cluster, ClusterError
 from weft.agent.live_view import LiveView
 from weft.ipam.ownership import turn
 from weft.store import StoreError
@@ -48,7 +48,7 @@ class Reclaimer:
         while not stopping.wait(INTERVAL):
             try:
                 self.look(time.monotonic())
-            except StoreError as error:
+            except (StoreError, ClusterError) as error:
                 _log.warning("blocks of removed nodes cannot be given back now: %s", error)
 
     def look(self, now: float) -> None:

@@ -71,7 +71,11 @@ class PodRange:
 
     def holds(self, block: IPNetwork) -> bool:
         """Whether it is one of the range's blocks."""
-        return block.version == self.version and block.prefixlen == self.block_prefix and block[0] in self.network
+        return (
+            block.version == self.version
+            and block.prefixlen == self.block_prefix
+            and block.network_address in self.network
+        )
 
     def usable(self, address: IPAddress) -> bool:
         """Whether a pod may have the address.
@@ -161,10 +165,17 @@ def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | Non
 def gaps(pods: PodRange, claimed: Collection[IPNetwork]) -> list[tuple[int, int]]:
     """Runs of free blocks, as (number of the first, length), in ascending order.
 
-    Blocks that are excluded as a whole are not free.
+    ``claimed`` may have blocks of other ranges, too. Blocks that are excluded as a whole are not free.
     """
-    base, size = int(pods.network.network_address), pods.block_size
-    taken = [(number := (int(block.network_address) - base) // size, number) for block in claimed]
+    base, size, total = int(pods.network.network_address), pods.block_size, pods.block_count
+    # Done for each claim over all blocks of the cluster, so without a call more than it needs.
+    version, prefix = pods.version, pods.block_prefix
+    starts = (
+        int(block.network_address) - base
+        for block in claimed
+        if block.prefixlen == prefix and block.version == version
+    )
+    taken = [(number := start // size, number) for start in starts if 0 <= start < total * size]
     for part in pods.excluded:
         first = -(-(int(part.network_address) - base) // size)
         last = (int(part.broadcast_address) + 1 - base) // size - 1
@@ -175,8 +186,8 @@ def gaps(pods: PodRange, claimed: Collection[IPNetwork]) -> list[tuple[int, int]
         if first > next_free:
             found.append((next_free, first - next_free))
         next_free = max(next_free, last + 1)
-    if next_free < pods.block_count:
-        found.append((next_free, pods.block_count - next_free))
+    if next_free < total:
+        found.append((next_free, total - next_free))
     return found
 
 
