@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import click
 
 from weft.agent.status import fetch
-from weft.cli import lab_policy
+from weft.cli import lab_cluster, lab_policy
+from weft.cli.lab_policy import lab_errors, lab_option
 from weft.cli.tables import print_rows
 from weft.lab import check as proof
 from weft.lab import lifecycle, pods, state
@@ -33,19 +33,6 @@ from weft.lab.topology import (
     parse_ports,
     pod_namespace,
 )
-
-
-@contextmanager
-def _errors(verb: str) -> Iterator[None]:
-    try:
-        yield
-    except LabError as error:
-        click.echo(f"weft lab {verb}: {error}", err=True)
-        sys.exit(2 if error.usage else 1)
-
-
-def _lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--lab", default=DEFAULT_NAME, show_default=True, help="Name of the lab.")(function)
 
 
 def _output_option(*choices: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -73,7 +60,7 @@ def command() -> None:
 @click.option(
     "--store", type=click.Choice(STORES), default=STORES[0], show_default=True, help="What holds the state."
 )
-@_lab_option
+@lab_option
 def up(
     nodes: int,
     pods_per_node: int,
@@ -89,7 +76,7 @@ def up(
 
     console = Console(highlight=False)
     begun = time.monotonic()
-    with _errors("up"):
+    with lab_errors("up"):
         settings = Settings(lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu, store)
         if console.is_terminal:
             with console.status("lab") as live:
@@ -116,10 +103,10 @@ def up(
 
 
 @command.command()
-@_lab_option
+@lab_option
 def down(lab: str) -> None:
     """Remove a lab: its processes, namespaces and files, also after a kill."""
-    with _errors("down"):
+    with lab_errors("down"):
         removed = lifecycle.down(lab)
     click.echo(f"lab {lab}: removed {len(removed)} namespaces" if removed else f"lab {lab}: nothing there")
 
@@ -130,10 +117,10 @@ def down(lab: str) -> None:
 @click.option("--label", multiple=True, help="KEY=VALUE; may be given several times.")
 @click.option("--namespace", "-n", default="default", show_default=True, help="The Kubernetes namespace.")
 @click.option("--port", multiple=True, help="NAME=tcp/80, a port by name; may be given several times.")
-@_lab_option
+@lab_option
 def run(pod: str, node: str, label: Sequence[str], namespace: str, port: Sequence[str], lab: str) -> None:
     """Run one more pod."""
-    with _errors("run"), state.locked(lab):
+    with lab_errors("run"), state.locked(lab):
         check_pod_name(pod)
         check_pod_name(namespace, "namespace")
         labels, ports = parse_labels(label), parse_ports(port)
@@ -154,10 +141,10 @@ def run(pod: str, node: str, label: Sequence[str], namespace: str, port: Sequenc
 
 @command.command()
 @click.argument("pod")
-@_lab_option
+@lab_option
 def rm(pod: str, lab: str) -> None:
     """Remove a pod."""
-    with _errors("rm"), state.locked(lab):
+    with lab_errors("rm"), state.locked(lab):
         present = state.required(lab)
         pods.remove(present, present.pod(pod))
     click.echo(f"pod/{pod} deleted")
@@ -165,10 +152,10 @@ def rm(pod: str, lab: str) -> None:
 
 @command.command("pods")
 @_output_option("wide", "json")
-@_lab_option
+@lab_option
 def list_pods(output: str | None, lab: str) -> None:
     """List the pods."""
-    with _errors("pods"):
+    with lab_errors("pods"):
         present = state.required(lab)
     rows = [
         {
@@ -190,10 +177,10 @@ def list_pods(output: str | None, lab: str) -> None:
 
 @command.command("nodes")
 @_output_option("wide", "json")
-@_lab_option
+@lab_option
 def list_nodes(output: str | None, lab: str) -> None:
     """List the nodes."""
-    with _errors("nodes"):
+    with lab_errors("nodes"):
         present = state.required(lab)
     rows = [
         {
@@ -211,10 +198,10 @@ def list_nodes(output: str | None, lab: str) -> None:
 @command.command("exec", context_settings={"ignore_unknown_options": True})
 @click.argument("target", metavar="NODE|POD")
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-@_lab_option
+@lab_option
 def execute(target: str, words: tuple[str, ...], lab: str) -> None:
     """Run a command on a node or in a pod; its exit status is passed on."""
-    with _errors("exec"):
+    with lab_errors("exec"):
         present = state.required(lab)
         if any(node.name == target for node in present.nodes):
             enter = pods.enter_node(present, target)
@@ -233,28 +220,26 @@ def execute(target: str, words: tuple[str, ...], lab: str) -> None:
 @command.command()
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
-@_lab_option
+@lab_option
 def logs(node: str, follow: bool, lab: str) -> None:
-    """Show what a node's agent says; of "etcd", what the lab's etcd says."""
-    with _errors("logs"):
+    """Show what a node's agent says; of "etcd" or "api", what that process of the lab says."""
+    with lab_errors("logs"):
         present = state.required(lab)
-        if node == "etcd" and present.settings.store == "etcd":
-            path = present.etcd_log
-        else:
-            path = present.agent_log(present.node(node).name)
+        own = node in present.services
+        path = present.service_log(node) if own else present.agent_log(present.node(node).name)
     sys.exit(subprocess.run(["tail", "-n", "+1", *(["-f"] if follow else []), path], check=False).returncode)
 
 
 @command.command()
 @click.option("--policy", is_flag=True, help="Try every pair and port, and hold it against the policies.")
 @_output_option("json")
-@_lab_option
+@lab_option
 def check(policy: bool, output: str | None, lab: str) -> None:
     """Prove that every pod reaches every pod without NAT; exit 1 naming each pair that does not.
 
     With --policy: that the policies are obeyed, no more and no less.
     """
-    with _errors("check"):
+    with lab_errors("check"):
         present = state.required(lab)
         proof.require_pods(present)
         if policy:
@@ -325,5 +310,5 @@ def _agent_says(lab: state.LabState, node: str) -> dict[str, Any]:
     }
 
 
-for _each in lab_policy.COMMANDS:
+for _each in (*lab_policy.COMMANDS, *lab_cluster.COMMANDS):
     command.add_command(_each)

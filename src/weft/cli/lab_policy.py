@@ -16,7 +16,7 @@ from weft.lab.topology import DEFAULT_NAME, LabError, parse_labels
 
 
 @contextmanager
-def _errors(verb: str) -> Iterator[None]:
+def lab_errors(verb: str) -> Iterator[None]:
     try:
         yield
     except LabError as error:
@@ -24,7 +24,7 @@ def _errors(verb: str) -> Iterator[None]:
         sys.exit(2 if error.usage else 1)
 
 
-def _lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--lab", default=DEFAULT_NAME, show_default=True, help="Name of the lab.")(function)
 
 
@@ -44,10 +44,10 @@ def _read(files: Sequence[Path]) -> list[policies.Manifest]:
 
 @click.command("apply")
 @_files_option
-@_lab_option
+@lab_option
 def apply(files: Sequence[Path], lab: str) -> None:
     """Put NetworkPolicies and Namespaces in force; return when every node enforces them."""
-    with _errors("apply"), state.locked(lab):
+    with lab_errors("apply"), state.locked(lab):
         present = state.required(lab)
         for line in policies.apply(present, _read(files)):
             click.echo(line)
@@ -55,10 +55,10 @@ def apply(files: Sequence[Path], lab: str) -> None:
 
 @click.command("delete")
 @_files_option
-@_lab_option
+@lab_option
 def delete(files: Sequence[Path], lab: str) -> None:
     """Take NetworkPolicies back, and Namespaces' labels; return when no node enforces them."""
-    with _errors("delete"), state.locked(lab):
+    with lab_errors("delete"), state.locked(lab):
         present = state.required(lab)
         for line in policies.delete(present, _read(files)):
             click.echo(line)
@@ -69,10 +69,10 @@ def delete(files: Sequence[Path], lab: str) -> None:
     "kind", type=click.Choice(["networkpolicy", "networkpolicies", "netpol", "namespace", "namespaces", "ns"])
 )
 @click.option("-o", "--output", type=click.Choice(["json"]), help="How to print it.")
-@_lab_option
+@lab_option
 def get(kind: str, output: str | None, lab: str) -> None:
     """List the lab's policies or namespaces."""
-    with _errors("get"):
+    with lab_errors("get"):
         present = state.required(lab)
     if kind.startswith("net"):
         found = policies.applied(present)
@@ -97,18 +97,14 @@ def get(kind: str, output: str | None, lab: str) -> None:
 @click.argument("kind", type=click.Choice(["pod", "namespace"]))
 @click.argument("name")
 @click.argument("changes", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True)
-@_lab_option
+@lab_option
 def label(kind: str, name: str, changes: Sequence[str], lab: str) -> None:
     """Set labels of a pod or namespace, or take them away with KEY-."""
-    with _errors("label"), state.locked(lab):
+    with lab_errors("label"), state.locked(lab):
         present = state.required(lab)
-        labels = present.pod(name).labels if kind == "pod" else present.namespaces.setdefault(name, {})
-        labels.update(parse_labels([change for change in changes if not change.endswith("-")]))
-        for change in changes:
-            if change.endswith("-"):
-                labels.pop(change[:-1], None)
-        present.write()
-        policies.await_revision(present, policies.publish(present))
+        wanted: dict[str, str | None] = {change[:-1]: None for change in changes if change.endswith("-")}
+        wanted |= parse_labels([change for change in changes if not change.endswith("-")])
+        policies.label(present, kind, name, wanted)
     click.echo(f"{kind}/{name} labeled")
 
 

@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
+from lightkube.config.models import Cluster, User
 from lightkube.core.exceptions import ConfigError
 
 Object = dict[str, Any]
@@ -93,14 +94,15 @@ class Page:
 class Client:
     """Safe for several threads. Every request may raise ``Unreachable`` and ``ApiError``."""
 
-    def __init__(self, config: SingleConfig) -> None:
+    def __init__(self, config: SingleConfig, socket_path: str | None = None) -> None:
         self.server = config.cluster.server
         try:
             user = config.user
             transport = httpx2.HTTPTransport(
                 verify=client_adapter.verify_cluster(config.cluster, user, config.abs_file),  # type: ignore[arg-type]
-                socket_options=_KEEPALIVE,
+                socket_options=None if socket_path else _KEEPALIVE,
                 limits=httpx2.Limits(max_connections=20, keepalive_expiry=60.0),
+                uds=socket_path,
             )
             auth = client_adapter.user_auth(user)
         except (OSError, ConfigError) as error:
@@ -143,6 +145,13 @@ class Client:
         if config is None:
             raise ConfigurationError(f"{kubeconfig}: no current context; name one with ?context=NAME")
         return cls(config)
+
+    @classmethod
+    def over_socket(cls, path: str) -> "Client":
+        """A client for a server that listens on a Unix socket."""
+        config = KubeConfig.from_one(cluster=Cluster(server="http://localhost"), user=User()).get()
+        assert config is not None  # noqa: S101  # from_one names its context
+        return cls(config, path)
 
     def get(self, path: str, *, accept: str = "application/json") -> Object:
         """An object."""

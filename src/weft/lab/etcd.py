@@ -1,22 +1,18 @@
 """The lab's etcd: one member in the underlay's namespace, at the address of the nodes' gateway.
 
-Started as ``nsenter --net=… python -m weft.lab.etcd LAB-FOLDER ADDRESS``; started again when it dies.
+Started as ``python -m weft.lab.etcd LAB-FOLDER ADDRESS`` by ``weft.lab.service``.
 """
 
 import os
 import platform
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-from weft.lab import network
-from weft.lab.node import supervise
-from weft.lab.state import LabState, Process
-from weft.lab.topology import LabError, Settings, underlay_namespace
+from weft.lab import service
+from weft.lab.state import LabState
+from weft.lab.topology import LabError, Settings
 
 PORT = 2379
 #: Seconds for etcd to serve.
@@ -40,32 +36,20 @@ def require() -> None:
 
 def start(lab: LabState) -> None:
     """Start it and wait until it serves. Raises LabError."""
-    log = lab.etcd_log
+    log = lab.service_log("etcd")
     said = log.stat().st_size if log.exists() else 0
-    namespace = network.NAMESPACES / underlay_namespace(lab.settings.name)
-    process = subprocess.Popen(
-        ["nsenter", f"--net={namespace}", "--",
-         sys.executable, "-m", "weft.lab.etcd", str(lab.folder), str(lab.settings.gateway.ip)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    lab.etcd = Process.of(process.pid)
-    lab.write()
+    command = [sys.executable, "-m", "weft.lab.etcd", str(lab.folder), str(lab.settings.gateway.ip)]
+    service.start(lab, "etcd", command)
     deadline = time.monotonic() + READY_TIMEOUT
     while _READY not in _after(log, said):
-        if not lab.etcd.alive or time.monotonic() > deadline:
+        if not lab.services["etcd"].alive or time.monotonic() > deadline:
             lines = _after(log, said).splitlines()
             raise LabError(f"etcd does not start: {lines[-1] if lines else 'no word from it'} (see {log})")
         time.sleep(0.02)
 
 
-def main(lab_folder: str, address: str) -> int:
-    """Keep etcd running until SIGTERM."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stopping.set())
+def main(lab_folder: str, address: str) -> None:
+    """Become etcd."""
     # The settings of another etcd in the caller's environment are not meant for the lab.
     for name in [name for name in os.environ if name.startswith(("ETCD_", "ETCDCTL_"))]:
         del os.environ[name]
@@ -78,9 +62,7 @@ def main(lab_folder: str, address: str) -> int:
         "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"lab={peers}",
         "--auto-compaction-retention", _RETENTION,
     ]  # fmt: skip
-    with (Path(lab_folder) / "etcd.log").open("ab") as log:
-        supervise(command, log.fileno(), stopping, what="etcd")
-    return 0
+    os.execvp("etcd", command)  # noqa: S606
 
 
 def _after(log: Path, size: int) -> str:
@@ -91,4 +73,4 @@ def _after(log: Path, size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weft.agent.status import fetch
-from weft.lab import etcd, network, pods, state
+from weft.lab import etcd, network, pods, service, state
+from weft.lab.cluster import control_plane, objects
 from weft.lab.node import STORE
 from weft.lab.state import LabState, NodeState, Process
 from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace, underlay_namespace
@@ -23,9 +24,6 @@ READY_TIMEOUT = 30.0
 STOP_TIMEOUT = 12.0
 #: Folders of the machine that nodes lay their own over.
 _COVERED = ("/etc/cni", "/opt/cni")
-#: Settings of an agent or a plugin in the caller's environment are not meant for the lab.
-_NOT_INHERITED = ("WEFT_", "WEAVE_", "IPALLOC_", "CNI_", "HAIRPIN_MODE")
-
 Say = Callable[[str], None]
 
 
@@ -100,9 +98,9 @@ def _make(lab: LabState, say: Say) -> None:
     wire = underlay_namespace(settings.name)
     network.add_namespaces([wire])
     network.make_underlay(wire, str(settings.gateway), settings.underlay_mtu)
-    if settings.store == "etcd":
-        say("etcd")
-        etcd.start(lab)
+    if settings.store != "sqlite":
+        say(settings.store)
+    _start_services(lab)
     for number, node in enumerate(lab.nodes):
         say(f"node {node.name} ({node.address})")
         namespace = node_namespace(settings.name, node.name)
@@ -115,6 +113,8 @@ def _make(lab: LabState, say: Say) -> None:
         # The next node looks for its addresses when this one has its own: so they come out in Weave's order.
         _await_ready(lab, node)
     _await_peers(lab)
+    if lab.has_api:
+        objects.await_ready_nodes(lab)
     wanted = [
         pods.new_pod(f"web-{number}", node.name, {"app": "web"})
         for number, node in enumerate((node for _ in range(settings.pods_per_node) for node in lab.nodes), start=1)
@@ -134,11 +134,29 @@ def _make(lab: LabState, say: Say) -> None:
     lab.write()
 
 
+def _start_services(lab: LabState) -> None:
+    """Start what holds the lab's state, where that is a process."""
+    if lab.settings.store == "etcd":
+        etcd.start(lab)
+    elif lab.has_api:
+        control_plane.start(lab)
+
+
+def _store_options(lab: LabState) -> list[str]:
+    """Where a node's agent finds the lab's state and policies."""
+    if lab.has_api:
+        access = f"kubernetes://{STORE}/{lab.kubeconfig.name}"
+        return ["--store", access, "--policy-api", access]
+    store = etcd.url(lab.settings) if lab.settings.store == "etcd" else f"sqlite://{STORE}/store.db"
+    return ["--store", store, "--policy-dir", f"{STORE}/policy"]
+
+
 def _start_node(lab: LabState, node: NodeState) -> None:
     settings = lab.settings
     lab.node_folder(node.name).mkdir(mode=0o700, parents=True, exist_ok=True)
-    store = etcd.url(settings) if settings.store == "etcd" else f"sqlite://{STORE}/store.db"
-    options = ["--range", settings.range, "--store", store, "--policy-dir", f"{STORE}/policy"]
+    options = ["--range", settings.range, *_store_options(lab)]
+    if lab.has_api:
+        objects.register(lab, node)
     if settings.ipalloc_init:
         options += ["--ipalloc-init", settings.ipalloc_init]
     namespace = network.NAMESPACES / node_namespace(settings.name, node.name)
@@ -149,7 +167,7 @@ def _start_node(lab: LabState, node: NodeState) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
+        env=service.environment(),
     )  # fmt: skip
     node.process = Process.of(process.pid)
     lab.write()
@@ -189,10 +207,10 @@ def _peers_with_blocks(lab: LabState, node: str) -> list[str]:
 def _repair(lab: LabState, say: Say) -> bool:
     """Start what has died; whether there was anything."""
     repaired = False
-    if lab.settings.store == "etcd" and not (lab.etcd and lab.etcd.alive):
-        say("etcd starts again")
+    if any(not process.alive for process in lab.services.values()):
+        say(f"{', '.join(lab.services)} starts again")
         _end_processes([underlay_namespace(lab.settings.name)])
-        etcd.start(lab)
+        _start_services(lab)
         repaired = True
     for node in lab.nodes:
         if node.process is None or not node.process.alive:

@@ -1,5 +1,7 @@
 """The first process of a node: private folders, the launcher, and an agent that is started again when it dies.
 
+In a lab with an API server it is the node's kubelet too.
+
 Started as ``nsenter --net=… unshare --mount --uts -- python -m weft.lab.node LAB-FOLDER NODE AGENT-OPTION…``.
 """
 
@@ -33,7 +35,14 @@ def main(lab_folder: str, node: str, *options: str) -> int:
     with log_path.open("ab") as log:
         make_private(Path(lab_folder), folder)
         subprocess.run([sys.executable, "-m", "weft", "cni", "install"], check=True, stdout=log, stderr=log)
-        supervise([sys.executable, "-m", "weft", "agent", "--node-name", node, *options], log.fileno(), stopping)
+        agent = Supervisor([sys.executable, "-m", "weft", "agent", "--node-name", node, *options], log.fileno())
+        kubeconfig = Path(STORE) / "kubeconfig"
+        if kubeconfig.exists():  # the lab has an API server
+            from weft.lab.cluster.kubelet import Kubelet  # noqa: PLC0415
+
+            kubelet = Kubelet(node, str(kubeconfig), stopping)
+            threading.Thread(target=kubelet.run, name="kubelet", daemon=True).start()
+        agent.run(stopping)
     return 0
 
 
@@ -56,25 +65,61 @@ def make_private(lab_folder: Path, folder: Path) -> None:
         subprocess.run([*mount, folder / name, place], check=True)
 
 
-def supervise(command: list[str], log: int, stopping: threading.Event, what: str = "agent") -> None:
-    """Run a program, and run it again when it ends, until told to stop; then stop it."""
-    pause = SHORTEST_PAUSE
-    while not stopping.is_set():
-        begun = time.monotonic()
-        program = subprocess.Popen(command, stdout=log, stderr=log)
-        while program.poll() is None and not stopping.wait(0.05):
-            pass
-        if stopping.is_set():
-            program.terminate()
-            try:
-                program.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
-            return
-        pause = SHORTEST_PAUSE if time.monotonic() - begun > 10 else min(2 * pause, LONGEST_PAUSE)
-        os.write(log, f"{what} ended with status {program.returncode}; starting it again\n".encode())
-        stopping.wait(pause)
+class Supervisor:
+    """Runs a program, and runs it again when it ends."""
+
+    def __init__(self, command: list[str], log: int, name: str = "agent") -> None:
+        self._command = command
+        self._log = log
+        self._name = name
+        self._paused = threading.Event()
+        self._ended = threading.Event()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Keep it running until told to stop; then stop it."""
+        pause = SHORTEST_PAUSE
+        while not stopping.is_set():
+            if self._paused.is_set():
+                self._ended.set()
+                stopping.wait(0.05)
+                continue
+            begun = time.monotonic()
+            program = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
+            while program.poll() is None and not (self._paused.is_set() or stopping.wait(0.05)):
+                pass
+            if program.returncode is None:
+                end(program)
+                continue
+            pause = SHORTEST_PAUSE if time.monotonic() - begun > 10 else min(2 * pause, LONGEST_PAUSE)
+            said = f"{self._name} ended with status {program.returncode}; starting it again\n"
+            os.write(self._log, said.encode())
+            stopping.wait(pause)
+        self._ended.set()
+
+    def pause(self) -> None:
+        """End the program until ``resume``; return when it has ended."""
+        self._ended.clear()
+        self._paused.set()
+        self._ended.wait()
+
+    def resume(self) -> None:
+        """Run the program again after ``pause``."""
+        self._paused.clear()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was told to pause."""
+        return self._paused.is_set()
+
+
+def end(program: "subprocess.Popen[bytes]") -> None:
+    """Stop a program; kill it where it does not."""
+    program.terminate()
+    try:
+        program.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,42 @@
-"""The lab's pods, namespaces and policies as manifests in a folder that every node enforces."""
+"""The lab's pods, namespaces and policies, where every node's policy controller takes them from.
+
+That is a folder of manifests, or the lab's API server where it has one.
+"""
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
+from weft.lab.cluster import objects
+from weft.lab.cluster.manifests import pod_manifest as pod_object
 from weft.lab.state import LabState, PodState
 from weft.lab.topology import LabError
 from weft.npc.client import Refused, ask
+from weft.npc.cluster import reached
 from weft.npc.folder import REVISION, documents
 from weft.policy.parsing import ParseError, parse_namespace, parse_policy
 
 Manifest = dict[str, Any]
+#: The state that a change leads to: the folder's own name for it, or what was written to the API server.
+Revision = str | Mapping[str, int]
 
 #: Seconds for every node to enforce what was published.
 TIMEOUT = 15.0
+#: Collections of the API that policy controllers follow.
+_WATCHED = ("pods", "namespaces", "networkpolicies")
 _OBJECTS = "pods-and-namespaces.json"
 _PREFIX = "networkpolicy."
 
 
-def publish(lab: LabState) -> str:
-    """Tell the nodes of the lab's pods and namespaces; the revision of the folder that says so."""
+def publish(lab: LabState) -> Revision:
+    """Tell the nodes of the lab's pods and namespaces; the revision that says so."""
+    if lab.has_api:
+        return objects.publish(lab)
     _write(lab.policies / _OBJECTS, [*map(pod_manifest, lab.pods), *namespace_manifests(lab)])
     return _new_revision(lab)
 
@@ -36,7 +48,12 @@ def apply(lab: LabState, manifests: Sequence[Manifest]) -> list[str]:
     """
     lines: list[str] = []
     for manifest in manifests:
-        check(manifest)
+        if not lab.has_api or manifest.get("kind") in ("NetworkPolicy", "Namespace"):
+            check(manifest)
+    if lab.has_api:
+        lines, versions = objects.apply(lab, manifests)
+        await_revision(lab, versions)
+        return lines
     for manifest in manifests:
         metadata = manifest["metadata"]
         if manifest["kind"] == "Namespace":
@@ -55,6 +72,10 @@ def apply(lab: LabState, manifests: Sequence[Manifest]) -> list[str]:
 
 def delete(lab: LabState, manifests: Sequence[Manifest]) -> list[str]:
     """Take policies and namespaces' labels back. Raises LabError for the first that is not there."""
+    if lab.has_api:
+        lines, versions = objects.delete(lab, manifests)
+        await_revision(lab, versions)
+        return lines
     for manifest in manifests:
         check(manifest)
         name = manifest["metadata"]["name"]
@@ -76,7 +97,32 @@ def delete(lab: LabState, manifests: Sequence[Manifest]) -> list[str]:
 
 def applied(lab: LabState) -> list[Manifest]:
     """The policies of the lab."""
+    if lab.has_api:
+        return objects.listed(lab, "NetworkPolicy")
     return [msgspec.json.decode(path.read_bytes()) for path in sorted(lab.policies.glob(f"{_PREFIX}*.json"))]
+
+
+def pods(lab: LabState) -> list[Manifest]:
+    """The lab's pods as the nodes are told of them."""
+    if lab.has_api:
+        return objects.listed(lab, "Pod")
+    return [pod_manifest(pod) for pod in lab.pods]
+
+
+def label(lab: LabState, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
+    """Set labels of a pod or namespace, None takes one away; return when every node knows. Raises LabError."""
+    pod = lab.pod(name) if kind == "pod" else None
+    labels = pod.labels if pod else lab.namespaces.setdefault(name, {})
+    for key, value in changes.items():
+        if value is None:
+            labels.pop(key, None)
+        else:
+            labels[key] = value
+    lab.write()
+    if lab.has_api:
+        await_revision(lab, objects.set_labels(lab, kind, pod.namespace if pod else "", name, changes))
+    else:
+        await_revision(lab, publish(lab))
 
 
 def read_manifests(path: Path) -> list[Manifest]:
@@ -106,13 +152,16 @@ def check(manifest: Manifest) -> None:
         raise LabError(str(error)) from None
 
 
-def await_revision(lab: LabState, revision: str) -> None:
-    """Return when every node that is up enforces the folder's revision. Raises LabError."""
+def await_revision(lab: LabState, revision: Revision) -> None:
+    """Return when every node that is up enforces the revision. Raises LabError."""
+    if not isinstance(revision, str):
+        revision = {name: version for name, version in revision.items() if name in _WATCHED}
     deadline = time.monotonic() + TIMEOUT
     for node in lab.nodes:
         while node.process is not None and node.process.alive:
             try:
-                if ask(lab.policy_socket(node.name), "status")["revision"] == revision:
+                present = ask(lab.policy_socket(node.name), "status")["revision"]
+                if present == revision if isinstance(revision, str) else reached(present, revision):
                     break
             except (OSError, Refused):
                 pass  # its agent starts
@@ -123,26 +172,18 @@ def await_revision(lab: LabState, revision: str) -> None:
 
 def pod_manifest(pod: PodState) -> Manifest:
     """A lab's pod as Kubernetes has one."""
-    ports, listed = [], [{"ip": address} for address in pod.addresses.values()]
-    for name, port in pod.ports.items():
-        protocol, _, number = port.partition("/")
-        ports.append({"name": name, "protocol": protocol.upper(), "containerPort": int(number)})
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": pod.name,
-            "namespace": pod.namespace,
-            "uid": pod.container_id[:32],
-            "labels": pod.labels,
-        },
-        "spec": {"nodeName": pod.node, "containers": [{"name": "pod", "ports": ports}]},
-        "status": {"phase": "Running", **({"podIP": pod.ip, "podIPs": listed} if pod.ip else {})},
-    }
+    listed = [{"ip": address} for address in pod.addresses.values()]
+    item = pod_object(pod)
+    item["metadata"]["uid"] = pod.container_id[:32]
+    item["status"] = {"phase": "Running", **({"podIP": pod.ip, "podIPs": listed} if pod.ip else {})}
+    return item
 
 
 def namespace_manifests(lab: LabState) -> Iterable[Manifest]:
     """The lab's namespaces: those of its pods, and those that were given labels."""
+    if lab.has_api:
+        yield from objects.listed(lab, "Namespace")
+        return
     for name in sorted({pod.namespace for pod in lab.pods} | set(lab.namespaces)):
         yield {
             "apiVersion": "v1",

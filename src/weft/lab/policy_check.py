@@ -40,9 +40,10 @@ class Probe:
 
 def cluster_of(lab: LabState, manifests: Sequence[dict[str, Any]] | None = None) -> Cluster:
     """The lab as the oracle takes it; with its own policies, or those given."""
-    pods = [policies.pod_manifest(pod) for pod in lab.pods]
     return Cluster(
-        pods, list(policies.namespace_manifests(lab)), policies.applied(lab) if manifests is None else manifests
+        policies.pods(lab),
+        list(policies.namespace_manifests(lab)),
+        policies.applied(lab) if manifests is None else manifests,
     )
 
 

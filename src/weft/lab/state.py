@@ -73,8 +73,8 @@ class LabState:
     complete: bool = False
     #: Labels of the namespaces that were given some.
     namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
-    #: The process that keeps the lab's etcd running, where it has one.
-    etcd: Process | None = None
+    #: Processes of the lab itself, by their name.
+    services: dict[str, Process] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -94,6 +94,20 @@ class LabState:
         return self.node_folder(node) / "run" / "weft" / "policy.sock"
 
     @property
+    def has_api(self) -> bool:
+        """Whether the lab has a Kubernetes API server, which then holds its pods, policies and namespaces."""
+        return self.settings.store == "kubernetes"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """How clients speak to the lab's API server."""
+        return self.folder / "store" / "kubeconfig"
+
+    def service_log(self, name: str) -> Path:
+        """What a process of the lab itself said."""
+        return self.folder / f"{name}.log"
+
+    @property
     def policies(self) -> Path:
         """The manifests that all nodes enforce."""
         return self.folder / "store" / "policy"
@@ -101,11 +115,6 @@ class LabState:
     def agent_log(self, node: str) -> Path:
         """What a node's agent said."""
         return self.node_folder(node) / "agent.log"
-
-    @property
-    def etcd_log(self) -> Path:
-        """What the lab's etcd said."""
-        return self.folder / "etcd.log"
 
     def control_socket(self, pod: PodState) -> Path:
         """Where a pod takes orders."""

@@ -10,7 +10,7 @@ DEFAULT_RANGE = "10.32.0.0/12"
 DEFAULT_UNDERLAY = "172.25.1.0/24"
 LARGEST = 100
 #: Engines that can hold a lab's state.
-STORES = ("sqlite", "etcd")
+STORES = ("sqlite", "etcd", "kubernetes")
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LAB_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
@@ -48,6 +48,8 @@ class Settings:
             raise LabError(f"--pods-per-node {self.pods_per_node}: give 0 to 250", usage=True)
         if not 676 <= self.underlay_mtu <= 65535:
             raise LabError(f"--underlay-mtu {self.underlay_mtu}: give 676 to 65535 bytes", usage=True)
+        if self.store not in STORES:
+            raise LabError(f"--store {self.store!r}: give one of {', '.join(STORES)}", usage=True)
         underlay = _network("--underlay", self.underlay)
         if underlay.num_addresses < self.nodes + 3:
             raise LabError(

@@ -3,7 +3,8 @@
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from weft.kubernetes import ApiError, Change, Client, Ended, Stream, Unreachable
@@ -55,7 +56,7 @@ class ClusterSource:
             for page in self._client.pages(path):
                 objects += _parsed(name, page.items)
                 versions[name] = page.version
-        return _batch(objects, whole=True), versions
+        return replace(_batch(objects, whole=True), revision=revision_of(versions)), versions
 
     def _changes(self, versions: dict[str, int], stopped: Callable[[], bool]) -> Iterator[Batch]:
         """What changes, until a version is forgotten or ``stopped()``."""
@@ -69,7 +70,7 @@ class ClusterSource:
                         versions[change.source] = change.version
                         self._pause = 0.0
                 if batch := _changed([change for change in changes if isinstance(change, Change)]):
-                    yield batch
+                    yield replace(batch, revision=revision_of(versions))
                 for ended in (change for change in changes if isinstance(change, Ended)):
                     if isinstance(ended.error, ApiError) and ended.error.expired:
                         return
@@ -90,6 +91,20 @@ class ClusterSource:
         ending = time.monotonic() + self._pause
         while not stopped() and time.monotonic() < ending:
             time.sleep(min(_INTERVAL, max(0.0, ending - time.monotonic())))
+
+
+def revision_of(versions: Mapping[str, int]) -> str:
+    """How the state after a batch is named: the resource version up to which each collection was told."""
+    return " ".join(f"{name}={version}" for name, version in sorted(versions.items()))
+
+
+def reached(revision: str, versions: Mapping[str, int]) -> bool:
+    """Whether a state named by ``revision_of`` holds what was written at these resource versions.
+
+    Versions are compared as numbers, which etcd's revisions are (Kubernetes API concepts: resource versions).
+    """
+    told = {name: int(version) for name, _, version in (word.partition("=") for word in revision.split())}
+    return all(told.get(name, -1) >= version for name, version in versions.items())
 
 
 def _gathered(told: _Queue) -> list[Change | Ended]:

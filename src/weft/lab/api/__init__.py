@@ -6,6 +6,7 @@ no controllers, no scheduler, no admission, no defaults beyond metadata.
 
 ``kinds``      the resources it knows
 ``storage``    objects, versions, history
+``journal``    the objects on disk
 ``selectors``  label and field selectors
 ``patches``    merge, strategic merge and JSON patches
 ``tables``     what ``kubectl get`` prints

@@ -5,7 +5,6 @@ import contextlib
 import http.server
 import json
 import logging
-import socket
 import ssl
 import threading
 import time
@@ -18,6 +17,7 @@ import yaml
 
 from weft.lab.api import discovery, patches, tables
 from weft.lab.api.errors import ApiError
+from weft.lab.api.listener import listener
 from weft.lab.api.requests import Target, parse
 from weft.lab.api.storage import Object, Storage
 
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds after which a watch without a limit of its own ends; clients begin the next one.
 WATCH_LIMIT = 1800.0
+#: Requests that are remembered, for tests to look at.
+KEPT_REQUESTS = 10_000
 #: Seconds between two looks of the listener at whether it is to stop.
 _POLL = 0.1
 
@@ -45,11 +47,14 @@ class Faults:
 
 
 class ApiServer:
-    """Serves a ``Storage`` on TCP. ``bookmark_interval`` in seconds; ``requests``: method and URL of each."""
+    """Serves a ``Storage`` on TCP, or on a Unix socket where ``address`` is a path.
+
+    ``bookmark_interval`` in seconds; ``requests``: method and URL of the newest.
+    """
 
     def __init__(
         self,
-        address: tuple[str, int] = ("127.0.0.1", 0),
+        address: tuple[str, int] | str = ("127.0.0.1", 0),
         *,
         storage: Storage | None = None,
         bookmark_interval: float = 60.0,
@@ -63,7 +68,8 @@ class ApiServer:
         self.requests: list[tuple[str, str]] = []
         self.stopping = threading.Event()
         self._scheme = "https" if tls else "http"
-        self._server = _Server(address, self, tls)
+        own = {"api": self, "disable_nagle_algorithm": not isinstance(address, str)}
+        self._server = listener(address, type("Handler", (_Handler,), own), tls)
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,43 +99,9 @@ class ApiServer:
         self._server.serve_forever(poll_interval=_POLL)
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 256
-
-    def __init__(self, address: tuple[str, int], api: ApiServer, tls: ssl.SSLContext | None) -> None:
-        self.api = api
-        self._tls = tls
-        self._open: set[socket.socket] = set()
-        super().__init__(address, _Handler)
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._tls is not None:
-            try:
-                request = self._tls.wrap_socket(request, server_side=True)
-            except (OSError, ValueError) as error:
-                _log.debug("no TLS: %s", error)
-                return
-        self._open.add(request)
-        try:
-            super().finish_request(request, client_address)
-        finally:
-            self._open.discard(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        _log.debug("a client went away", exc_info=True)
-
-    def close_connections(self) -> None:
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    api: ApiServer
     timeout = 300
     # Head and body are two writes: without this the second waits for the client's acknowledgement of the first.
     disable_nagle_algorithm = True
@@ -150,8 +122,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._served("delete", self._delete)
 
     def _served(self, verb: str, work: Callable[[Target], None]) -> None:
-        api = self.server.api
+        api = self.api
         api.requests.append((self.command, self.path))
+        if len(api.requests) > 2 * KEPT_REQUESTS:
+            del api.requests[:KEPT_REQUESTS]
         length = int(self.headers.get("Content-Length") or 0)
         self._body = self.rfile.read(length)
         try:
@@ -299,7 +273,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _events(self, target: Target, version: int | None) -> Iterator[tuple[str, Any]]:
-        api, selection = self.server.api, target.selection()
+        api, selection = self.api, target.selection()
         bookmarks = target.query.get("allowWatchBookmarks") in ("1", "true")
         limit = float(target.query.get("timeoutSeconds") or WATCH_LIMIT)
         ending, cuts = time.monotonic() + limit, api.faults.cuts
@@ -336,7 +310,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     @property
     def _storage(self) -> Storage:
-        return self.server.api.storage
+        return self.api.storage
 
     def _form(self) -> str:
         """The first form that the client accepts: empty for the objects themselves. Raises ApiError."""

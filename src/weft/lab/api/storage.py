@@ -1,5 +1,7 @@
 """Objects in memory with one resource version for all of them, and the changes that watches read.
 
+With a journal they are on disk too; what was changed before a start is forgotten, as after a compaction.
+
 Versions grow by one with every write, as etcd's revisions do for the real server.
 """
 
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft.lab.api.errors import ApiError
+from weft.lab.api.journal import Journal
 from weft.lab.api.kinds import KINDS, Kind
 from weft.lab.api.selectors import Selector
 
@@ -56,14 +59,21 @@ class Selection:
 class Storage:
     """Safe for several threads. Objects that it hands out are the caller's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._journal = None
         self._changed = threading.Condition()
         self._objects: dict[tuple[Kind, str, str], Object] = {}
         self._history: deque[Change] = deque()
         self._version = 0
         self._forgotten = 0
+        if journal is not None:
+            self._objects, self._version = journal.read()
+            self._forgotten = self._version
+            journal.shorten(self._objects, self._version, always=True)
+            self._journal = journal
         for name in _NAMESPACES:
-            self.create(_NAMESPACE, "", {"metadata": {"name": name}})
+            if (_NAMESPACE, "", name) not in self._objects:
+                self.create(_NAMESPACE, "", {"metadata": {"name": name}})
 
     @property
     def version(self) -> int:
@@ -216,6 +226,11 @@ class Storage:
         self._version += 1
         if after is not None:
             after["metadata"]["resourceVersion"] = str(self._version)
+        if self._journal is not None:
+            metadata = (after or before or {})["metadata"]
+            key = (kind, metadata.get("namespace") or "", metadata["name"])
+            self._journal.append(self._version, key, after)
+            self._journal.shorten(self._objects, self._version)
         self._history.append(Change(self._version, kind, before, copy.deepcopy(after)))
         if len(self._history) > KEPT_CHANGES:
             self._forgotten = self._history.popleft().version

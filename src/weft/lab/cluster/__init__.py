@@ -1,0 +1,8 @@
+"""A lab with an API server: what a cluster's control plane and kubelets do, as much of it as a pod network meets.
+
+``access``         certificate and kubeconfig
+``control_plane``  the API server as a process of the lab
+``manifests``      nodes and pods as Kubernetes has them
+``kubelet``        a node's: says how it is
+``objects``        keeps the server's objects as the lab is
+"""

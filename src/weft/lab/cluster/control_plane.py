@@ -1,0 +1,92 @@
+"""The lab's API server as a process: ``python -m weft.lab.cluster.control_plane LAB-FOLDER ADDRESS``.
+
+Started in the underlay's namespace. Objects outlive it, in ``LAB-FOLDER/api``; clients of the lab itself use a
+Unix socket there, all others TLS on ADDRESS.
+"""
+
+import contextlib
+import datetime
+import os
+import signal
+import ssl
+import sys
+import threading
+from pathlib import Path
+
+from weft.lab import service
+from weft.lab.api import ApiServer
+from weft.lab.api.errors import ApiError
+from weft.lab.api.journal import Journal
+from weft.lab.api.kinds import KINDS
+from weft.lab.api.rbac import RoleBasedAccess
+from weft.lab.api.storage import Object, Selection, Storage
+from weft.lab.cluster import objects
+from weft.lab.cluster.access import make_certificate, write_kubeconfig
+from weft.lab.cluster.manifests import now, ready_condition
+from weft.lab.state import LabState
+
+PORT = 6443
+#: Seconds after which a node that says nothing is not ready, as in Kubernetes; and between two looks.
+SILENCE = 40.0
+LOOK_INTERVAL = 2.0
+#: Where the kubeconfig is in the folder that all nodes see.
+KUBECONFIG = "kubeconfig"
+_NODE = next(kind for kind in KINDS if kind.name == "Node")
+
+
+def start(lab: LabState) -> None:
+    """Start it and wait until it answers. Raises LabError."""
+    address = str(lab.settings.gateway.ip)
+    service.start(lab, "api", [sys.executable, "-m", "weft.lab.cluster.control_plane", str(lab.folder), address])
+    objects.await_server(lab)
+
+
+def main(lab_folder: str, address: str) -> int:
+    """Serve until SIGTERM. The socket appears when all else is there."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    folder = Path(lab_folder) / "api"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    storage = Storage(Journal(folder / "objects.jsonl"))
+    certificate, key = make_certificate(folder, address)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    public = ApiServer((address, PORT), storage=storage, tls=tls, authorize=RoleBasedAccess(storage))
+    public.start()
+    write_kubeconfig(Path(lab_folder) / "store" / KUBECONFIG, public.url, certificate)
+    (folder / objects.SOCKET).unlink(missing_ok=True)
+    os.umask(0o177)
+    own = ApiServer(str(folder / objects.SOCKET), storage=storage)
+    own.start()
+    while not stopping.wait(LOOK_INTERVAL):
+        mark_silent_nodes(storage)
+    own.stop()
+    public.stop()
+    return 0
+
+
+def mark_silent_nodes(storage: Storage) -> None:
+    """Say that a node is not heard of, as Kubernetes' node lifecycle controller does."""
+    for node in storage.list(Selection(_NODE))[0]:
+        for condition in node["status"].get("conditions") or []:
+            if condition["type"] == "Ready" and condition["status"] != "Unknown":
+                heard = datetime.datetime.fromisoformat(condition["lastHeartbeatTime"])
+                if (datetime.datetime.now(datetime.UTC) - heard).total_seconds() > SILENCE:
+                    _mark(storage, node["metadata"]["name"], condition)
+
+
+def _mark(storage: Storage, node: str, heard: dict[str, str]) -> None:
+    unknown = ready_condition(None, now()) | {"lastHeartbeatTime": heard["lastHeartbeatTime"]}
+
+    def edit(item: Object) -> Object:
+        others = [one for one in item["status"]["conditions"] if one["type"] != "Ready"]
+        item["status"]["conditions"] = [*others, unknown]
+        return item
+
+    with contextlib.suppress(ApiError):  # it has just been deleted
+        storage.change(_NODE, "", node, edit, status=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
