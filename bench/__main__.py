@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, attach, lab, plugins, traffic
+from bench import agent, attach, lab, plugins, policy, traffic
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS: dict[str, Callable[[lab.BenchLab, int], list[dict[str, Any]]]] = {
@@ -22,6 +22,7 @@ SECTIONS: dict[str, Callable[[lab.BenchLab, int], list[dict[str, Any]]]] = {
     "plugins": plugins.measure,
     "traffic": traffic.measure,
     "agent": agent.measure,
+    "policy": policy.measure,
 }
 
 

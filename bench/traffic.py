@@ -22,7 +22,7 @@ SECONDS = 2
 PINGS = 300
 
 
-_MASQUERADE = """table ip twin {
+MASQUERADE = """table ip twin {
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr 10.77.0.0/16 ip daddr != 10.77.0.0/16 oifname != "weave" masquerade
@@ -87,7 +87,7 @@ class Twin:
             inside = (*netns(f"{self.prefix}-{node}"),)
             run(*inside, *f"bridge fdb add 02:00:00:00:02:0{other} dev vxlan-1 dst 172.29.9.{other}".split())
             # What leaves the range is masqueraded in a node of Weft: connection tracking is part of the topology.
-            run(*inside, "nft", "-f", "-", stdin=_MASQUERADE)
+            run(*inside, "nft", "-f", "-", stdin=MASQUERADE)
             for key in ("ip_forward=1", "conf.weave.proxy_arp=1", "neigh.weave.proxy_delay=0"):
                 run(*inside, "sysctl", "-qw", f"net.ipv4.{key}")
         for pod, node, address in (("a1", "a", "10.77.1.1"), ("a2", "a", "10.77.1.2"), ("b1", "b", "10.77.2.1")):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.policy import clusters
 from weft.policy.compiler import Compiler
 from weft.policy.evaluation import Evaluator, Packet
+from weft.policy.explanation import explain
 from weft.policy.model import Model
 from weft.policy.oracle import Cluster, Flow, allows
 from weft.policy.parsing import parse_namespace, parse_pod, parse_policy
@@ -57,6 +58,18 @@ def test_the_table_decides_as_the_definition_does(cluster: Cluster, random: Rand
     evaluators = [Evaluator(load(compiler, cluster)) for compiler in compilers()]
     for flow in random.sample(FLOWS, 60):
         assert passes(evaluators, flow) == allows(cluster, flow), flow
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_cluster(), st.randoms(use_true_random=False))
+def test_the_explanation_is_what_the_definition_says(cluster: Cluster, random: Random) -> None:
+    compiler = Compiler("one")
+    load(compiler, cluster)
+    for flow in random.sample(FLOWS, 60):
+        found = explain(compiler, flow.source, flow.destination, flow.protocol.lower(), flow.port or 0)
+        assert found.allowed == allows(cluster, flow), flow
+        for side in (found.egress, found.ingress):
+            assert {item.policy for item in side.allowing} <= set(side.isolating)
 
 
 @st.composite

@@ -90,7 +90,7 @@ def get(kind: str, output: str | None, lab: str) -> None:
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": found}, indent=2))
     else:
-        print_rows(rows, None, tuple(rows[0]) if rows else ("name",))
+        print_rows(rows, None, tuple(rows[0])) if rows else click.echo("No resources found")
 
 
 @click.command("label")

@@ -31,13 +31,15 @@ class Choices:
 
     ``wait``: seconds that an ADD waits for its pod's labels. ``open_unknown``: a pod whose labels do not come
     counts as one without labels, instead of being isolated where any policy is in its namespace. ``cut``: whether
-    connections that are no longer allowed end. ``log``: whether drops are told.
+    connections that are no longer allowed end. ``log``: whether drops are told. ``metrics``: where counters
+    are served.
     """
 
     wait: float = 2.0
     open_unknown: bool = False
     cut: bool = True
     log: bool = False
+    metrics: tuple[str, int] | None = None
 
 
 class NotReady(Exception):

@@ -10,6 +10,7 @@ import threading
 import time
 
 from weft.kernel import addresses, conntrack
+from weft.kernel.attributes import MalformedMessage
 from weft.kernel.conntrack import ConntrackSocket, Flow
 from weft.kernel.netlink import NetlinkError, RouteSocket
 from weft.policy.evaluation import Evaluator, Packet
@@ -53,7 +54,7 @@ class FlowCutter:
             try:
                 if count := self.cut(model, moved):
                     _log.info("%d connections are no longer allowed: cut", count)
-            except (NetlinkError, OSError) as error:
+            except (NetlinkError, OSError, MalformedMessage) as error:
                 _log.error("connections that are no longer allowed may go on: %s", error)
             with self._lock:
                 self._lock.wait_for(lambda: self._stopping, _SHARE * (time.monotonic() - begun))

@@ -44,7 +44,7 @@ class PodGate:
         except Unavailable as error:
             raise CniError(
                 ErrorCode.TRY_AGAIN_LATER,
-                f"pod {admission.namespace}/{admission.name}: no policy in force: {error}",
+                f"pod {admission.namespace}/{admission.name}: no policy is in force: {error}",
             ) from error
 
     def dismiss(self, call: Invocation) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from weft.npc import answers
 from weft.npc.admissions import Admission, Admissions
 from weft.npc.client import SOCKET
 from weft.npc.controller import Choices, Controller, NotReady
+from weft.npc.drops import DropLog
 from weft.npc.flows import FlowCutter
 from weft.npc.gate import Unavailable
 from weft.npc.server import PolicyServer, Question
@@ -46,6 +48,8 @@ class PolicyService:
             choices,
             self._cutter.changed if choices.cut else lambda model, moved: None,
         )
+        self._drops = DropLog(self._look) if choices.log else None
+        self._end_metrics: Callable[[], None] = lambda: None
         self._server = PolicyServer(
             run_dir / SOCKET,
             {
@@ -70,21 +74,29 @@ class PolicyService:
             "policy-care": lambda: self._controller.care(self._stopping),
             "policy-flows": self._cutter.run,
         }
+        if self._drops is not None:
+            tasks["policy-drops"] = partial(self._drops.run, self._stopping)
         for name, task in tasks.items():
             thread = threading.Thread(target=self._guarded, args=(name, task), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
         self._server.start()
+        if self._choices.metrics is not None:
+            from weft.npc.metrics import serve  # noqa: PLC0415  # only who is asked for counters pays for it
+
+            self._end_metrics = serve(self._choices.metrics, self._controller.inspect)
 
     def stop(self) -> None:
         """End; what is in force stays in force."""
         self._stopping.set()
         self._cutter.stop()
         self._server.close()
+        self._end_metrics()
         for thread in self._threads:
             thread.join(STOP_TIMEOUT)
-        self._cutter.close()
-        self._table.close()
+        for part in (self._cutter, self._table, self._drops):
+            if part is not None:
+                part.close()
 
     def admit(self, admission: Admission) -> bool:
         """``weft.npc.gate.Enforcer``. Raises Unavailable."""
@@ -106,6 +118,9 @@ class PolicyService:
             self._controller.retain(valid)
         except (NftablesError, OSError) as error:
             raise Unavailable(str(error)) from error
+
+    def _look(self, question: Callable[[Compiler], str]) -> str:
+        return self._controller.inspect(lambda compiler, table: question(compiler))
 
     def _status(self, question: Question) -> dict[str, Any]:
         controller = self._controller

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from weft.npc.controller import Choices
@@ -24,6 +25,11 @@ OPTIONS = (
     ),
     ("policy-cut", "WEFT_POLICY_CUT", "Whether connections that are no longer allowed end (default true)."),
     ("policy-log", "WEFT_POLICY_LOG", "Whether what is dropped is logged, 10 a second at most (default false)."),
+    (
+        "policy-metrics",
+        "WEFT_POLICY_METRICS",
+        "Where counters are served, as 127.0.0.1:6781 (default off).",
+    ),
 )
 
 
@@ -83,7 +89,21 @@ def parse_choices(values: Mapping[str, str | None]) -> Choices:
         open_unknown=unknown == "open",
         cut=parse_flag("policy-cut", values.get("policy-cut") or "true"),
         log=parse_flag("policy-log", values.get("policy-log") or "false"),
+        metrics=_address(values.get("policy-metrics") or "off"),
     )
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    if text in ("off", "disabled"):
+        return None
+    host, separator, port = text.rpartition(":")
+    try:
+        if not separator or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError
+        IPv4Address(host)
+    except ValueError:
+        raise ValueError(f"--policy-metrics {text!r}: write it as 127.0.0.1:6781, or off") from None
+    return host, int(port)
 
 
 def parse_flag(name: str, text: str) -> bool:

@@ -1,6 +1,7 @@
 """Objects to tables: keeps the state of one node's table and changes of it only what an event touches."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from weft.policy.chains import ChainCompiler, chain_name
 from weft.policy.members import ADDRESS_TYPES, Members, NamedPorts, Peers, Placed, digest, version_of
@@ -57,6 +58,7 @@ class Compiler:
         self._isolated: dict[int, set[str]] = {version: set() for version in ADDRESS_TYPES}
         self._pairs: dict[int, set[str]] = {version: set() for version in ADDRESS_TYPES}
         self._dirty_maps: set[str] = set()
+        self._dirty_pods: set[str] = set()
         self._dirty_policies: set[tuple[Direction, Key]] = set()
         self._dirty_classes: set[Class] = set()
         self._model = Model()
@@ -156,6 +158,10 @@ class Compiler:
         return self._model
 
     def _compile_chains(self) -> None:
+        for uid in self._dirty_pods:
+            self._declassify(self._placed[uid])
+            self._classify(self._placed[uid])
+        self._dirty_pods.clear()
         for direction, key in self._dirty_policies:
             if self._asked.get((direction, key)) and key in self.policies:
                 self._chains.compile(self.policies[key], direction)
@@ -241,13 +247,14 @@ class Compiler:
         self._placed[uid] = placed
         self._members.place(placed)
         if self.is_local(pod):
-            self._classify(placed)
+            self._dirty_pods.add(uid)
 
     def _withdraw(self, uid: str) -> None:
         placed = self._placed.pop(uid, None)
         if placed is not None:
             self._members.withdraw(placed)
             self._declassify(placed)
+            self._dirty_pods.discard(uid)
 
     def _reselect(self, policy: Policy, before: Policy | None = None) -> None:
         """The pods of this node that a policy selects, or did, may be in other classes now."""
@@ -257,8 +264,7 @@ class Compiler:
                 continue
             labels = placed.pod.labels
             if placed.pod.unknown or any(item.selector.matches(labels) for item in (policy, before) if item):
-                self._declassify(placed)
-                self._classify(placed)
+                self._dirty_pods.add(uid)
 
     def _classify(self, placed: Placed) -> None:
         pod, found = placed.pod, []
@@ -319,6 +325,7 @@ def _by_version(placed: Placed) -> Iterator[tuple[int, set[str], set[str]]]:
             yield version, own, {f"{one} . {other}" for one in own for other in own}
 
 
+@lru_cache(maxsize=4096)
 def _class_chain(found: Class) -> str:
     direction, keys = found
     return f"deny/{direction}/{digest(sorted(keys)) if keys else 'unknown'}"
