@@ -195,6 +195,8 @@ def test_path_tricks_and_other_environments(hosts: Twins, call: dict[str, Any]) 
 @pytest.mark.parametrize("network", ["../x", "a/b", "", ".a", "a b", "a\u0000b", "é"])
 def test_network_names(hosts: Twins, network: str) -> None:
     hosts.refuse({"type": "bridge", "name": network})
+    if network:
+        hosts.refuse({"type": "bridge", "name": network, "cniVersion": "9.9.9"})
 
 
 LOCAL = {"type": "host-local", "dataDir": "HERE/ipam"}

@@ -45,7 +45,10 @@ class PluginConfiguration:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Check the keys that every plugin knows. Raises CniError."""
+        """Check the keys that every plugin knows, the name first as the reference does. Raises CniError."""
+        name = _text(raw, "name")
+        if name and not _NAME.fullmatch(name):
+            raise CniError(ErrorCode.INVALID_CONFIG, f"invalid network name {name!r}")
         version = _text(raw, "cniVersion") or OLDEST
         if not is_supported(version):
             raise CniError(
@@ -53,9 +56,6 @@ class PluginConfiguration:
                 f"incompatible CNI versions: the configuration is {version!r}, "
                 f"supported are {', '.join(SUPPORTED)}",
             )
-        name = _text(raw, "name")
-        if name and not _NAME.fullmatch(name):
-            raise CniError(ErrorCode.INVALID_CONFIG, f"invalid network name {name!r}")
         return cls(version, name, _text(raw, "type"), raw)
 
     @property
