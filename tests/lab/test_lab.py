@@ -304,3 +304,15 @@ def test_a_lab_on_etcd_outlives_its_etcd(lab: Lab) -> None:
     assert "etcd starts again" in lab.weft(*up)
     assert "12 of 12 pairs" in lab.weft("check")
     assert "etcd" in lab.weft("logs", "etcd")
+
+
+def test_a_lab_that_goes_down_leaves_the_folders_that_another_lays_its_own_over(lab: Lab) -> None:
+    """The kernel would take a folder away with what is mounted over it in another lab's nodes."""
+    lab.weft("up", "--nodes", "1", "--pods-per-node", "0")
+    other = Lab()
+    try:
+        other.weft("up", "--nodes", "1", "--pods-per-node", "0", "--underlay", "172.25.2.0/24")
+    finally:
+        other.weft("down")
+    assert "weave-net" in lab.execute("controlplane", "ls", "/opt/cni/bin").split()
+    assert lab.execute("controlplane", "ls", "/etc/cni/net.d").split() == ["10-weave.conflist"]

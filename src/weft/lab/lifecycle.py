@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from weft.agent.status import fetch
 from weft.lab import etcd, network, pods, service, state
@@ -22,8 +21,6 @@ from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace,
 READY_TIMEOUT = 30.0
 #: Seconds that a node gets to stop before it is killed.
 STOP_TIMEOUT = 12.0
-#: Folders of the machine that nodes lay their own over.
-_COVERED = ("/etc/cni", "/opt/cni")
 Say = Callable[[str], None]
 
 
@@ -84,10 +81,7 @@ def _nodes(settings: Settings) -> list[NodeState]:
 def _make(lab: LabState, say: Say) -> None:
     settings = lab.settings
     lab.policies.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in _COVERED:
-        if not Path(folder).exists():
-            Path(folder).mkdir(parents=True)
-            lab.folders_made.append(folder)
+    state.ensure_covered()
     # Taken names are refused before the lab's file claims them.
     for name in _namespaces(lab):
         if network.exists(name):
@@ -244,10 +238,8 @@ def _remove(name: str, lab: LabState | None) -> list[str]:
         time.sleep(0.02)
     _end_processes(names)
     removed = network.delete_namespaces(names)
-    for folder in lab.folders_made if lab is not None else ():
-        with contextlib.suppress(OSError):
-            Path(folder).rmdir()
     shutil.rmtree(state.ROOT / name, ignore_errors=True)
+    state.remove_covered()
     return removed
 
 

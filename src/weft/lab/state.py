@@ -69,7 +69,6 @@ class LabState:
     settings: Settings
     nodes: list[NodeState] = field(default_factory=list)
     pods: list[PodState] = field(default_factory=list)
-    folders_made: list[str] = field(default_factory=list)
     complete: bool = False
     #: Labels of the namespaces that were given some.
     namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -183,6 +182,49 @@ def locked(name: str) -> Iterator[None]:
             with suppress(OSError):
                 ROOT.rmdir()
         file.close()
+
+
+#: Folders of the machine that nodes lay their own over.
+COVERED = ("/etc/cni", "/opt/cni")
+
+
+def ensure_covered() -> None:
+    """Make the folders that are laid over where there are none. Called when a folder of the lab's own is there."""
+    with _all_labs():
+        for folder in map(Path, COVERED):
+            if not folder.exists():
+                with (ROOT / _MADE).open("a") as made:
+                    made.write(f"{folder}\n")
+                folder.mkdir(parents=True)
+
+
+def remove_covered() -> None:
+    """Remove what ``ensure_covered`` made, where no lab is left.
+
+    The kernel takes a folder away with all that other namespaces have mounted over it: no other lab may be up.
+    """
+    with suppress(FileNotFoundError), _all_labs():
+        if any(entry.is_dir() for entry in ROOT.iterdir()):
+            return
+        for folder in (ROOT / _MADE).read_text().split():
+            with suppress(OSError):
+                Path(folder).rmdir()
+        (ROOT / _MADE).unlink()
+
+
+#: Beside the labs' folders: what of the machine's was made for them.
+_MADE = "folders-made"
+
+
+@contextmanager
+def _all_labs() -> Iterator[None]:
+    """Hold all labs of this machine against each other. Raises FileNotFoundError where there is none."""
+    descriptor = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def start_time(pid: int) -> int | None:
