@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 
 import weft
+from tests.image import built_image
 
-ROOT = Path(__file__).parents[2]
 #: Bytes; what the layers may take compressed.
 LARGEST = 120 * 2**20
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("image") / "weft.tar"
-    subprocess.run([sys.executable, ROOT / "deploy" / "build_image.py", path], check=True, timeout=900)
-    return path
+def image() -> Path:
+    return built_image()
 
 
 @pytest.fixture(scope="module")

@@ -220,13 +220,16 @@ def execute(target: str, words: tuple[str, ...], lab: str) -> None:
 @command.command()
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
+@click.option("-c", "--container", default="", help="What this container of the node's DaemonSet says.")
 @lab_option
-def logs(node: str, follow: bool, lab: str) -> None:
+def logs(node: str, follow: bool, container: str, lab: str) -> None:
     """Show what a node's agent says; of "etcd" or "api", what that process of the lab says."""
     with lab_errors("logs"):
         present = state.required(lab)
         own = node in present.services
         path = present.service_log(node) if own else present.agent_log(present.node(node).name)
+        if container:
+            path = present.container_log(present.node(node).name, container)
     sys.exit(subprocess.run(["tail", "-n", "+1", *(["-f"] if follow else []), path], check=False).returncode)
 
 

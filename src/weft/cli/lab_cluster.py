@@ -1,13 +1,15 @@
-"""``weft lab kubectl``, ``kubeconfig``: a lab's API server."""
+"""``weft lab kubectl``, ``kubeconfig``, ``load``: a lab's API server."""
 
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import click
 
 from weft.cli.lab_policy import lab_errors, lab_option
 from weft.lab import state
+from weft.lab.cluster import images
 from weft.lab.network import NAMESPACES
 from weft.lab.topology import LabError, underlay_namespace
 
@@ -40,6 +42,17 @@ def kubeconfig(lab: str) -> None:
         click.echo(_with_api(lab).kubeconfig)
 
 
+@click.command("load")
+@click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
+@lab_option
+def load(archive: Path, lab: str) -> None:
+    """Give the lab's nodes a container image: an OCI archive, such as 'make image' writes."""
+    with lab_errors("load"), state.locked(lab):
+        present = _with_api(lab)
+        name = images.load(archive, present.kubeconfig.parent)
+    click.echo(f"image {name} loaded")
+
+
 def _with_api(lab: str) -> state.LabState:
     present = state.required(lab)
     if not present.has_api:
@@ -47,4 +60,4 @@ def _with_api(lab: str) -> state.LabState:
     return present
 
 
-COMMANDS = (kubectl, kubeconfig)
+COMMANDS = (kubectl, kubeconfig, load)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from weft.agent.status import fetch
 from weft.lab import etcd, network, pods, service, state
-from weft.lab.cluster import control_plane, objects
+from weft.lab.cluster import containers, control_plane, objects
 from weft.lab.node import STORE
 from weft.lab.state import LabState, NodeState, Process
 from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace, underlay_namespace
@@ -237,6 +237,7 @@ def _remove(name: str, lab: LabState | None) -> list[str]:
     while lab and any(node.process and node.process.alive for node in lab.nodes) and time.monotonic() < deadline:
         time.sleep(0.02)
     _end_processes(names)
+    containers.remove_cgroups(name)
     removed = network.delete_namespaces(names)
     shutil.rmtree(state.ROOT / name, ignore_errors=True)
     state.remove_covered()

@@ -5,6 +5,7 @@ In a lab with an API server it is the node's kubelet too.
 Started as ``nsenter --net=… unshare --mount --uts -- python -m weft.lab.node LAB-FOLDER NODE AGENT-OPTION…``.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -40,8 +41,11 @@ def main(lab_folder: str, node: str, *options: str) -> int:
         if kubeconfig.exists():  # the lab has an API server
             from weft.lab.cluster.kubelet import Kubelet  # noqa: PLC0415
 
-            kubelet = Kubelet(node, str(kubeconfig), stopping)
-            threading.Thread(target=kubelet.run, name="kubelet", daemon=True).start()
+            logging.basicConfig(stream=sys.stderr, format="kubelet: %(message)s")
+            os.dup2(log.fileno(), 2)
+            kubelet = Kubelet(Path(lab_folder).name, node, Path(STORE), agent, stopping)
+            thread = threading.Thread(target=kubelet.run, name="kubelet")
+            thread.start()
         agent.run(stopping)
     return 0
 
@@ -74,6 +78,7 @@ class Supervisor:
         self._name = name
         self._paused = threading.Event()
         self._ended = threading.Event()
+        self._over = threading.Event()
 
     def run(self, stopping: threading.Event) -> None:
         """Keep it running until told to stop; then stop it."""
@@ -94,13 +99,14 @@ class Supervisor:
             said = f"{self._name} ended with status {program.returncode}; starting it again\n"
             os.write(self._log, said.encode())
             stopping.wait(pause)
-        self._ended.set()
+        self._over.set()
 
     def pause(self) -> None:
         """End the program until ``resume``; return when it has ended."""
         self._ended.clear()
         self._paused.set()
-        self._ended.wait()
+        while not (self._ended.wait(0.1) or self._over.is_set()):
+            pass
 
     def resume(self) -> None:
         """Run the program again after ``pause``."""

@@ -52,6 +52,7 @@ def apply(lab: LabState, manifests: Sequence[Manifest]) -> list[str]:
             check(manifest)
     if lab.has_api:
         lines, versions = objects.apply(lab, manifests)
+        objects.await_daemonsets(lab, manifests)
         await_revision(lab, versions)
         return lines
     for manifest in manifests:

@@ -115,6 +115,14 @@ class LabState:
         """What a node's agent said."""
         return self.node_folder(node) / "agent.log"
 
+    def container_log(self, node: str, container: str) -> Path:
+        """What the newest container of that name on a node said. Raises LabError."""
+        folder = self.node_folder(node) / "run" / "weft-lab" / "logs"
+        found = sorted(folder.glob(f"*_{container}.log"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise LabError(f"no container {container!r} has run on {node}")
+        return found[-1]
+
     def control_socket(self, pod: PodState) -> Path:
         """Where a pod takes orders."""
         return self.folder / "pods" / f"{pod.container_id[:12]}.sock"

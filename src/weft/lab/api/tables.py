@@ -74,6 +74,22 @@ def _restarts(item: Object) -> int:
     return sum(one.get("restartCount", 0) for one in item.get("status", {}).get("containerStatuses") or [])
 
 
+def _pod_status(item: Object) -> str:
+    """What keeps a pod from running, in the words that kubectl's printers use; else its phase."""
+    status = item.get("status", {})
+    initial = status.get("initContainerStatuses") or []
+    for number, one in enumerate(initial):
+        state = one.get("state", {})
+        if "waiting" in state and state["waiting"].get("reason") != "PodInitializing":
+            return f"Init:{state['waiting']['reason']}"
+        if "terminated" not in state:
+            return f"Init:{number}/{len(initial)}"
+    for one in reversed(status.get("containerStatuses") or []):
+        if reason := one.get("state", {}).get("waiting", {}).get("reason"):
+            return str(reason)
+    return str(status.get("phase") or "Unknown")
+
+
 def _node_status(item: Object) -> str:
     conditions = {one["type"]: one["status"] for one in item.get("status", {}).get("conditions") or []}
     words = ["Ready" if conditions.get("Ready") == "True" else "NotReady"]
@@ -115,7 +131,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
     "Pod": (
         ("Name", False, _name),
         ("Ready", False, _ready),
-        ("Status", False, _at("status", "phase", default="Unknown")),
+        ("Status", False, _pod_status),
         ("Restarts", False, _restarts),
         ("Age", False, age),
         ("IP", True, _at("status", "podIP")),

@@ -3,6 +3,8 @@
 ``access``         certificate and kubeconfig
 ``control_plane``  the API server as a process of the lab
 ``manifests``      nodes and pods as Kubernetes has them
-``kubelet``        a node's: says how it is
+``daemonsets``     the DaemonSet controller
+``kubelet``        a node's: says how it is, runs the pods that DaemonSets have on it
+``pod_worker``     one such pod; ``container_spec``, ``volumes``, ``images``, ``containers``: what it is made of
 ``objects``        keeps the server's objects as the lab is
 """

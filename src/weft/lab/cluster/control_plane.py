@@ -6,11 +6,13 @@ Unix socket there, all others TLS on ADDRESS.
 
 import contextlib
 import datetime
+import logging
 import os
 import signal
 import ssl
 import sys
 import threading
+import time
 from pathlib import Path
 
 from weft.lab import service
@@ -20,15 +22,19 @@ from weft.lab.api.journal import Journal
 from weft.lab.api.kinds import KINDS
 from weft.lab.api.rbac import RoleBasedAccess
 from weft.lab.api.storage import Object, Selection, Storage
-from weft.lab.cluster import objects
+from weft.lab.cluster import daemonsets, objects
 from weft.lab.cluster.access import make_certificate, write_kubeconfig
 from weft.lab.cluster.manifests import now, ready_condition
 from weft.lab.state import LabState
+
+_log = logging.getLogger(__name__)
 
 PORT = 6443
 #: Seconds after which a node that says nothing is not ready, as in Kubernetes; and between two looks.
 SILENCE = 40.0
 LOOK_INTERVAL = 2.0
+#: Seconds between two looks at whether anything was written.
+CONTROL_INTERVAL = 0.1
 #: Where the kubeconfig is in the folder that all nodes see.
 KUBECONFIG = "kubeconfig"
 _NODE = next(kind for kind in KINDS if kind.name == "Node")
@@ -59,11 +65,23 @@ def main(lab_folder: str, address: str) -> int:
     os.umask(0o177)
     own = ApiServer(str(folder / objects.SOCKET), storage=storage)
     own.start()
-    while not stopping.wait(LOOK_INTERVAL):
-        mark_silent_nodes(storage)
+    seen, looked = 0, 0.0
+    while not stopping.wait(CONTROL_INTERVAL):
+        if storage.version != seen or time.monotonic() > looked + LOOK_INTERVAL:
+            seen, looked = storage.version, time.monotonic()
+            control(storage)
     own.stop()
     public.stop()
     return 0
+
+
+def control(storage: Storage) -> None:
+    """Do what a cluster's controllers do, as far as a lab has them. Nothing that fails ends the server."""
+    for controller in (mark_silent_nodes, daemonsets.reconcile):
+        try:
+            controller(storage)
+        except Exception:
+            _log.exception("controller %s", controller.__name__)
 
 
 def mark_silent_nodes(storage: Storage) -> None:

@@ -20,6 +20,10 @@ from weft.lab.topology import LabError
 
 #: Seconds for the server to be there.
 START_TIMEOUT = 20.0
+#: Seconds for a DaemonSet's pods to be ready.
+PODS_TIMEOUT = 90.0
+#: What does not pass by itself.
+_HOPELESS = ("ErrImageNeverPull", "CreateContainerConfigError")
 #: Where the server listens for the lab itself, in the folder ``api`` of the lab.
 SOCKET = "api.sock"
 _KINDS = {kind.name: kind for kind in KINDS}
@@ -137,6 +141,40 @@ def apply(lab: LabState, manifests: Sequence[Manifest]) -> tuple[list[str], Vers
             _keep_version(versions, kind.plural, item)
             lines.append(f"{_printed(kind)}/{name} {verb}")
     return lines, versions
+
+
+def await_daemonsets(lab: LabState, manifests: Sequence[Manifest]) -> None:
+    """Return when the pods of the DaemonSets among the manifests are ready on every node. Raises LabError."""
+    names = [item["metadata"]["name"] for item in manifests if item["kind"] == "DaemonSet"]
+    deadline = time.monotonic() + PODS_TIMEOUT
+    for name in names:
+        while True:
+            (found,) = (item for item in listed(lab, "DaemonSet") if item["metadata"]["name"] == name)
+            status, generation = found.get("status") or {}, found["metadata"].get("generation")
+            wanted = status.get("desiredNumberScheduled", -1)
+            if status.get("observedGeneration") == generation and (
+                status.get("numberReady") == status.get("updatedNumberScheduled") == wanted
+            ):
+                break
+            _refuse_hopeless(lab, name, last=time.monotonic() > deadline)
+            time.sleep(0.1)
+
+
+def _refuse_hopeless(lab: LabState, name: str, *, last: bool) -> None:
+    """Raise LabError for a pod of a DaemonSet that cannot run; for any that does not run, the ``last`` time."""
+    for pod in listed(lab, "Pod"):
+        if not any(owner["name"] == name for owner in pod["metadata"].get("ownerReferences") or ()):
+            continue
+        status = pod.get("status") or {}
+        every = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        for one in every:
+            waiting = one["state"].get("waiting") or {}
+            if waiting.get("reason") in _HOPELESS or (last and not one["ready"]):
+                said = waiting.get("message") or waiting.get("reason") or "is not ready"
+                where = f"pod {pod['metadata']['name']} on {pod['spec']['nodeName']}, container {one['name']}"
+                raise LabError(f"{where}: {said}")
+    if last:
+        raise LabError(f"daemonset {name} is not ready after {PODS_TIMEOUT:g} s")
 
 
 def delete(lab: LabState, manifests: Sequence[Manifest]) -> tuple[list[str], Versions]:
