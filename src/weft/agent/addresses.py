@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from weft.agent.claims import claim_block
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
+from weft.agent.cluster import UNKNOWN_OWNER, Cluster, ClusterError, NodeRecord, View
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
 from weft.ipam import shares
@@ -47,7 +47,12 @@ class Count:
 class Addresses:
     """Takes addresses for pods and keeps one empty block per range ahead of them. Safe for several threads."""
 
-    def __init__(self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init) -> None:
+    def __init__(
+        self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init,
+        used_elsewhere: Callable[[], Collection[IPAddress]] = tuple,
+    ) -> None:  # fmt: skip
+        """``used_elsewhere`` gives addresses whose blocks are not claimed. It may raise StoreError."""
+        self._used_elsewhere = used_elsewhere
         self._cluster = cluster
         self._journal = journal
         self._live = live
@@ -381,7 +386,8 @@ class Addresses:
     def _claim(
         self, pods: PodRange, own: Sequence[IPNetwork], owners: Mapping[IPNetwork, str]
     ) -> tuple[IPNetwork, int]:
-        claimed = dict(owners) | dict.fromkeys(own, self._node)
+        used = {pods.block_at(address) for address in self._used_elsewhere() if address in pods.network}
+        claimed = dict.fromkeys(used, UNKNOWN_OWNER) | dict(owners) | dict.fromkeys(own, self._node)
         return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
 
     def _give_back(self, pool: Pool, block: IPNetwork) -> None:

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 #: An attachment that the kernel has and the journal lost: this and the host interface stand for the container's
 #: unknown ID. No container ID has a colon.
-_ADOPTED = "adopted:"
+ADOPTED = "adopted:"
 #: Seconds that an ADD waits for a retired interface of the same name.
 DRAIN_TIMEOUT = 5.0
 
@@ -54,7 +54,7 @@ class Attachments:
         return self._packets
 
     def find(self, container_id: str, ifname: str) -> Attachment | None:
-        return self._journal.find(container_id, ifname, _ADOPTED + host_interface_name(container_id, ifname))
+        return self._journal.find(container_id, ifname, ADOPTED + host_interface_name(container_id, ifname))
 
     def reserve(
         self,
@@ -163,7 +163,7 @@ class Attachments:
             ):
                 if self._addresses.hold(item.interface.ip):
                     found.append(item.interface.ip)
-        container_id = _ADOPTED + link.name
+        container_id = ADOPTED + link.name
         adopted = self._journal.reserve(
             container_id, "", self._dataplane.bridge.name, link.name, *by_family(found)
         )

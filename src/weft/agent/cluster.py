@@ -183,16 +183,28 @@ class Cluster:
 
         Raises ClusterError where the cluster has others, or, ``with_block_size``, other block sizes.
         """
+        for _ in range(2):
+            agreed = self.ranges_in_force(ranges, with_block_size=with_block_size)
+            if agreed is not None:
+                return agreed
+            try:
+                self.store.create(_RANGE, _encode(_tell(ranges)))
+            except KeyExists:
+                continue
+            return tuple(ranges)
+        raise StoreError(f"key {_RANGE!r} comes and goes")
+
+    def ranges_in_force(
+        self, ranges: Sequence[PodRange], *, with_block_size: bool = False
+    ) -> tuple[PodRange, ...] | None:
+        """What ``agree_on_ranges`` would return, without writing: None where the cluster has no ranges yet.
+
+        Raises ClusterError as it does.
+        """
         told = _tell(ranges)
-        try:
-            entry = self.store.get(_RANGE)
-            if entry is None:
-                self.store.create(_RANGE, _encode(told))
-                return tuple(ranges)
-        except KeyExists:
-            entry = self.store.get(_RANGE)
+        entry = self.store.get(_RANGE)
         if entry is None:
-            raise StoreError(f"key {_RANGE!r} comes and goes")
+            return None
         fixed = _decode(entry, _Ranges)
         if (fixed.range, fixed.range6) != (told.range, told.range6):
             present = ",".join(filter(None, (fixed.range, fixed.range6)))

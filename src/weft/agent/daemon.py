@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -20,22 +20,25 @@ from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import PRESENCE, Cluster, ClusterError, NodeRecord
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.agent.dispatch import Dispatcher
-from weft.agent.enrolment import Enrolment
+from weft.agent.enrolment import BlockLost, Enrolment
 from weft.agent.journal import Journal, JournalError, State
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
-from weft.agent.policy import gate, open_policy
+from weft.agent.policy import gate, in_force, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
 from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
 from weft.agent.status import StatusServer
+from weft.agent.takeover.foreign import open_foreign
+from weft.agent.takeover.planner import Refusal
+from weft.agent.takeover.takeover import Takeover, TakeoverRefused, examine, is_fresh
 from weft.agent.wire import Request
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
 from weft.ipam.pool import PoolExhausted
-from weft.ipam.ranges import overlapping
+from weft.ipam.ranges import IPAddress, IPNetwork, overlapping
 from weft.ipam.shares import RangeExhausted
 from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import WeaveNet
@@ -68,12 +71,15 @@ def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        with _only_one(settings.state_dir):
+        with only_one(settings.state_dir):
             while Agent(settings, stopping).run():
                 pass
     except (SettingsError, ClusterError, UnderlayError, ValueError) as error:
         print(f"weft agent: {error}", file=sys.stderr)
         return 2
+    except TakeoverRefused as refused:
+        print(f"weft agent: {refused}", file=sys.stderr)
+        return 1
     except (StoreError, JournalError, RangeExhausted, PoolExhausted, NetlinkError, OSError) as error:
         print(f"weft agent: {error}", file=sys.stderr)
         return 1
@@ -91,28 +97,35 @@ class Agent:
         self._threads: list[threading.Thread] = []
         underlay = find_underlay(settings.node_address)
         _refuse_overlap(settings)
-        with_ipv6 = any(pods.version == 6 for pods in settings.ranges)
-        mtu = weave.mtu(underlay.mtu, settings.mtu, ipv6=with_ipv6)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._journal = Journal(settings.state_dir / "journal.db")
         self._store = open_when_possible(settings.store)
         self._cluster = Cluster(self._store)
         self._live = LiveView(settings.state_dir / "view.json")
         name = settings.node_name
-        self._addresses = Addresses(self._cluster, self._journal, self._live, name, settings.init)
+        self._foreign = open_foreign(settings.store, name)
+        self._takeover = self._begin_takeover(underlay.mtu)
+        with_ipv6 = any(pods.version == 6 for pods in settings.ranges)
+        mtu = weave.mtu(underlay.mtu, settings.mtu or self._takeover.mtu, ipv6=with_ipv6)
+        self._addresses = Addresses(
+            self._cluster, self._journal, self._live, name, settings.init, self._used_elsewhere
+        )
         vtep, instance = derived_link_address("vtep", name), _instance(self._journal)
 
         def record(gateway: IPv4Address | None, gateway6: IPv6Address | None) -> NodeRecord:
             return NodeRecord(underlay.address, vtep, gateway, instance, gateway6)
 
         self._enrolment = Enrolment(self._cluster, self._journal, self._addresses, self._live, name, record)
-        self._enrolment.enter(settings.ranges, with_block_size=settings.block_size_given)
+        self._enter()
         self._node = Node(name, underlay.address, self._addresses.gateway, mtu, self._addresses.gateway6)
         networks = [pods.network for pods in self._addresses.ranges]
-        self._dataplane = Dataplane(weave.devices(self._node), networks, underlay)
+        devices = weave.devices(self._node, self._takeover.bridge_address)
+        self._dataplane = Dataplane(devices, networks, underlay)
         self._reaper = Reaper(self._journal, free_addresses(self._addresses))
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
-        self._membership = Membership(self._cluster, self._live, self._dataplane, self._node, self._enrolment)
+        self._membership = Membership(
+            self._cluster, self._live, self._dataplane, self._node, self._enrolment, self._announce
+        )
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._policy = open_policy(settings)
         self._leases = leases.open_daemon(settings)
@@ -133,9 +146,7 @@ class Agent:
         status.start()
         # Nothing is told to the peers before the node can take their packets, nothing is served before
         # the last agent's leftovers and the DELs it missed are done.
-        self._dataplane.ensure_devices()
-        self._attachments.reconcile()
-        self._membership.converge()
+        self._connect()
         self._start_threads()
         if self._policy is not None:
             self._policy.start()
@@ -166,9 +177,66 @@ class Agent:
         if self._policy is not None:
             self._policy.stop()
         status.close()
+        self._close()
+        return again
+
+    def _close(self) -> None:
+        self._foreign.close()
         self._store.close()
         self._journal.close()
-        return again
+
+    def _begin_takeover(self, underlay_mtu: int) -> Takeover:
+        """The take-over from Weave Net that the journal knows of, or a new one where it is here and we were not.
+
+        Raises TakeoverRefused.
+        """
+        known = Takeover(self._journal)
+        if is_fresh(self._journal):
+            outcome = examine(self._settings, underlay_mtu, self._cluster, self._foreign)
+            if isinstance(outcome, Refusal):
+                raise TakeoverRefused(outcome)
+            if outcome is not None:
+                known.begin(outcome)
+        known.write_pods()
+        return known
+
+    def _enter(self) -> None:
+        try:
+            self._enrolment.enter(
+                self._settings.ranges,
+                with_block_size=self._settings.block_size_given,
+                needed=self._takeover.needed,
+            )
+        except BlockLost:
+            self._takeover.abandon()
+            raise
+        self._takeover.note_claimed()
+
+    def _used_elsewhere(self) -> Collection[IPAddress]:
+        known = [peer.name for peer in self._live.peers(self._settings.node_name)]
+        return self._foreign.in_use(known).keys()
+
+    def _connect(self) -> None:
+        """Bring kernel and journal to what they should be, before anything is told or served."""
+        self._takeover.cut_old_way()
+        self._dataplane.ensure_devices()
+        self._attachments.reconcile()
+        self._membership.converge()
+
+    def _announce(self, blocks: Sequence[IPNetwork]) -> None:
+        if self._ready or self._takeover.pending:
+            self._takeover.announce(self._attachments.packets, blocks)
+
+    def _finish_takeover(self) -> None:
+        self._takeover.finish(lambda: in_force(self._settings, self._policy), self._ending)
+
+    def take_over(self) -> bool:
+        """Take the node over from Weave Net and serve nothing; whether all of Weave's is gone that goes."""
+        try:
+            self._connect()
+            return self._takeover.attempt_to_finish(lambda: in_force(self._settings, self._policy))
+        finally:
+            self._close()
 
     def _start_threads(self) -> None:
         tasks: dict[str, Callable[[], None]] = {
@@ -179,6 +247,7 @@ class Agent:
             "presence": self._give_signs_of_life,
             "reaper": lambda: self._reaper.run(self._ending),
             "deletions": self._look_for_deletions,
+            "takeover": self._finish_takeover,
         }
         if self._leases is not None:
             tasks["dhcp"] = self._leases.run
@@ -307,7 +376,7 @@ def _instance(journal: Journal) -> str:
 
 
 @contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
+def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the state folder's lock. Raises SettingsError where another agent has it."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (state_dir / "lock").open("w") as file:

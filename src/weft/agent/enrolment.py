@@ -8,13 +8,17 @@ from weft.agent.addresses import Addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.agent.journal import Journal
 from weft.agent.live_view import LiveView
-from weft.ipam.ranges import PodRange
+from weft.ipam.ranges import IPNetwork, PodRange
 from weft.store import StoreError, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
 #: A node's record, given its bridge's addresses.
 MakeRecord = Callable[[IPv4Address | None, IPv6Address | None], NodeRecord]
+
+
+class BlockLost(ClusterError):
+    """A block that this node must have is another node's."""
 
 
 class Enrolment:
@@ -39,16 +43,19 @@ class Enrolment:
         #: Why this agent must start anew; empty while it need not.
         self.outdated = ""
 
-    def enter(self, ranges: Sequence[PodRange], *, with_block_size: bool) -> bool:
-        """Sign in, take up or claim blocks, tell the peers.
+    def enter(
+        self, ranges: Sequence[PodRange], *, with_block_size: bool, needed: Sequence[IPNetwork] = ()
+    ) -> bool:
+        """Sign in, take up or claim blocks, the ``needed`` ones first, tell the peers.
 
         False where the store is away and this node goes on with what it knew.
 
-        Raises ClusterError, RangeExhausted, and StoreError where it knows too little to go on.
+        Raises ClusterError, BlockLost, RangeExhausted, and StoreError where it knows too little to go on.
         """
         try:
             agreed = self._cluster.agree_on_ranges(ranges, with_block_size=with_block_size)
             is_new = self._sign_in()
+            self._claim_needed(needed)
             view = self._cluster.view()
             self._addresses.join(agreed, view, affirm=is_new)
             self._journal.set_fact("ranges", _written(agreed))
@@ -63,6 +70,13 @@ class Enrolment:
         self._live.replace(view)
         self._live.keep(at_once=True)
         return True
+
+    def _claim_needed(self, needed: Sequence[IPNetwork]) -> None:
+        for block in needed:
+            if self._cluster.claim(block, self._name) is None:
+                found = self._cluster.owner(block)
+                if found is None or found[0] != self._name:
+                    raise BlockLost(f"block {block} belongs to {found[0] if found else 'another node'} now")
 
     def check(self) -> None:
         """Whether what this node holds is still its own, as far as the view tells; claims what nobody owns.

@@ -2,14 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 from weft.agent.cluster import Cluster, ClusterError
 from weft.agent.dataplane import Dataplane
 from weft.agent.enrolment import Enrolment
 from weft.agent.live_view import LiveView
 from weft.fabric import weave
-from weft.fabric.plan import Forwarding, Node, Peer
+from weft.fabric.plan import Forwarding, IPNetwork, Node, Peer
 from weft.store import Compacted, StoreError
 
 _log = logging.getLogger(__name__)
@@ -27,9 +27,17 @@ class Membership:
     """
 
     def __init__(
-        self, cluster: Cluster, live: LiveView, dataplane: Dataplane, node: Node, enrolment: Enrolment
+        self,
+        cluster: Cluster,
+        live: LiveView,
+        dataplane: Dataplane,
+        node: Node,
+        enrolment: Enrolment,
+        newly_reached: Callable[[Sequence[IPNetwork]], None] = lambda blocks: None,
     ) -> None:
-        """``enrolment`` is told where something about this node itself may have changed."""
+        """``enrolment`` is told where something about this node itself may have changed, ``newly_reached`` of
+        peers' blocks to which the kernel knows the way from now on."""
+        self._newly_reached = newly_reached
         self._cluster = cluster
         self._live = live
         self._dataplane = dataplane
@@ -57,7 +65,7 @@ class Membership:
         peers = {peer.name: peer for peer in self._live.peers(self._node.name)}
         ways = {name: weave.forwarding(self._node, [peer]) for name, peer in peers.items()}
         changes = self._dataplane.apply(Forwarding.union(ways.values()), withdraw=self._live.heard)
-        self._note(peers, ways, changes)
+        self._note(peers, ways, changes, peers)
 
     def converge_peers(self, names: Collection[str]) -> None:
         """The same for some nodes only, at a cost that does not grow with the number of the others."""
@@ -71,11 +79,21 @@ class Membership:
                 peers[name], ways[name] = peer, weave.forwarding(self._node, [peer])
                 new.append(ways[name])
         after, before = Forwarding.union(new), Forwarding.union(old)
-        self._note(peers, ways, self._dataplane.change(after - before, before - after))
+        self._note(peers, ways, self._dataplane.change(after - before, before - after), names)
 
-    def _note(self, peers: dict[str, Peer], ways: dict[str, Forwarding], changes: int) -> None:
+    def _note(
+        self, peers: dict[str, Peer], ways: dict[str, Forwarding], changes: int, about: Collection[str]
+    ) -> None:
         with self._lock:
-            self._reached, self._ways = peers, ways
+            known, self._reached, self._ways = self._reached, peers, ways
+        if new := [
+            block
+            for name in about
+            if name in peers
+            for block in peers[name].blocks
+            if name not in known or block not in known[name].blocks
+        ]:
+            self._newly_reached(new)
         if changes:
             _log.info("way to peers: %d changes", changes)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weft.agent.settings import Settings, SettingsError
+from weft.kernel import nftables
 from weft.npc.client import SOCKET, RemoteEnforcer
 from weft.npc.gate import PodGate
 from weft.npc.settings import open_source
+from weft.policy import rendering
 
 if TYPE_CHECKING:
     from weft.npc.service import PolicyService
@@ -32,6 +34,18 @@ def open_policy(settings: Settings) -> PolicyService | None:
         return PolicyService(settings.node_name, source, settings.state_dir, settings.run_dir, policy.choices)
     except EnforcementError as error:
         raise SettingsError(str(error)) from None
+
+
+def in_force(settings: Settings, service: PolicyService | None) -> bool:
+    """Whether policies are enforced on this node, or nobody is to enforce any."""
+    if service is None and not settings.policy.expect_npc:
+        return True
+    try:
+        # The controller makes this chain last of all.
+        nftables.context().list(f"chain {rendering.TABLE} forward")
+    except nftables.NftablesError:
+        return False
+    return True
 
 
 def gate(settings: Settings, service: PolicyService | None) -> PodGate | None:

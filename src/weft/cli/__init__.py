@@ -13,6 +13,7 @@ _COMMANDS = {
     "cni": "weft.cli.cni",
     "dhcp": "weft.cli.dhcp",
     "lab": "weft.cli.lab",
+    "migrate": "weft.cli.migrate",
     "npc": "weft.cli.npc",
     "policy": "weft.cli.policy",
     "rmpeer": "weft.cli.rmpeer",

@@ -2,11 +2,16 @@
 
 import os
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from weft.cli.extra_arguments import WithExtraArguments
 from weft.npc.settings import OPTIONS as POLICY_OPTIONS
+
+if TYPE_CHECKING:
+    from weft.agent.settings import Settings
 
 #: Option, environment twin (Weave's name where Weave had one), what it says.
 _OPTIONS = (
@@ -42,24 +47,33 @@ def command(**options: str | None) -> None:
     It stops cleanly on SIGTERM and leaves pods connected.
     """
     # Heavy parts are loaded only when they are needed: --help and bad settings answer at once.
-    from weft.agent import weave_environment  # noqa: PLC0415
-    from weft.agent.settings import SettingsError, parse_settings  # noqa: PLC0415
-
-    for refusal in weave_environment.refusals(os.environ):
-        click.echo(f"weft agent: {refusal}", err=True)
-        sys.exit(2)
-    for note in weave_environment.notes(os.environ):
-        click.echo(f"weft agent: {note}", err=True)
-
-    try:
-        settings = parse_settings({name.replace("_", "-"): value for name, value in options.items()})
-    except SettingsError as error:
-        click.echo(f"weft agent: {error}", err=True)
-        sys.exit(2)
+    settings = settings_or_exit(options, "weft agent")
     from weft.agent.daemon import run  # noqa: PLC0415
 
     sys.exit(run(settings))
 
 
-for _name, _variable, _help in reversed(_OPTIONS):
-    command = click.option(f"--{_name}", envvar=_variable, show_envvar=True, help=_help)(command)
+def with_agent_options(command: click.Command) -> None:
+    """Give a command all options of the agent."""
+    for name, variable, text in _OPTIONS:
+        command.params.append(click.Option([f"--{name}"], envvar=variable, show_envvar=True, help=text))
+
+
+def settings_or_exit(options: Mapping[str, str | None], who: str) -> "Settings":
+    """The settings that a command was given; where they are of no use, one line on standard error and status 2."""
+    from weft.agent import weave_environment  # noqa: PLC0415
+    from weft.agent.settings import SettingsError, parse_settings  # noqa: PLC0415
+
+    for refusal in weave_environment.refusals(os.environ):
+        click.echo(f"{who}: {refusal}", err=True)
+        sys.exit(2)
+    for note in weave_environment.notes(os.environ):
+        click.echo(f"{who}: {note}", err=True)
+    try:
+        return parse_settings({name.replace("_", "-"): value for name, value in options.items()})
+    except SettingsError as error:
+        click.echo(f"{who}: {error}", err=True)
+        sys.exit(2)
+
+
+with_agent_options(command)

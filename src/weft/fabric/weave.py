@@ -59,10 +59,10 @@ def mtu(underlay: int, wanted: int | None = None, *, ipv6: bool = False) -> int:
     return wanted
 
 
-def devices(node: Node) -> Devices:
-    """The bridge and the tunnel of a node."""
+def devices(node: Node, bridge_address: str = "") -> Devices:
+    """The bridge and the tunnel of a node; ``bridge_address`` is a MAC that its pods know already."""
     return Devices(
-        bridge=Device(BRIDGE, derived_link_address("bridge", node.name), node.mtu),
+        bridge=Device(BRIDGE, bridge_address or derived_link_address("bridge", node.name), node.mtu),
         bridge_addresses=node.bridges,
         tunnel=Vxlan(
             TUNNEL, derived_link_address("vtep", node.name), node.mtu, vni=VNI, port=PORT, local=node.address

@@ -14,10 +14,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _PROGRAMS = {4: "iptables", 6: "ip6tables"}
+#: The older form's IPv4 tables of the calling thread's network namespace.
+_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 #: Seconds to wait for another program that holds the legacy tables' lock, and for the program itself.
 _LOCK_WAIT = "10"
 _TIMEOUT = 30.0
@@ -35,10 +37,14 @@ class IptablesError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table: its chains with their rules, each as iptables-save writes it behind ``-A CHAIN ``."""
+    """One table: its chains with their rules, each as iptables-save writes it behind ``-A CHAIN ``.
+
+    ``policies`` are those of the kernel's own chains, such as ``DROP``; the others have none.
+    """
 
     name: str
     chains: dict[str, list[str]]
+    policies: dict[str, str] = field(default_factory=dict)
 
     def rules(self, chain: str) -> list[str]:
         """The rules of a chain, none for a chain that is not there."""
@@ -88,24 +94,46 @@ def _transaction() -> Iterator[None]:
         os.close(descriptor)
 
 
-def read(version: int, table: str) -> Table:
-    """A table of the calling thread's network namespace, for IP version 4 or 6. Raises IptablesError."""
-    return parse(table, _run([f"{_PROGRAMS[version]}-save", "-t", table]))
+def read(version: int, table: str, *, legacy: bool = False) -> Table:
+    """A table of the calling thread's network namespace, for IP version 4 or 6. Raises IptablesError.
+
+    ``legacy``: the table of the older form, which may be in the kernel beside the one that the programs use. To
+    read one that is not there makes it; ``legacy_tables`` tells which are.
+    """
+    return parse(table, _run([f"{_PROGRAMS[version]}{_form(legacy)}-save", "-t", table]))
+
+
+def legacy_tables() -> list[str]:
+    """The IPv4 tables of the older form that are in the kernel; none where their programs are not installed."""
+    if shutil.which(f"{_PROGRAMS[4]}-legacy-save") is None:
+        return []
+    try:
+        return _LEGACY_TABLES.read_text().split()
+    except OSError:
+        return []
+
+
+def _form(legacy: bool) -> str:
+    return "-legacy" if legacy else ""
 
 
 def parse(table: str, saved: str) -> Table:
     """A table out of what iptables-save prints."""
     chains: dict[str, list[str]] = {}
+    policies: dict[str, str] = {}
     for line in saved.splitlines():
         if line.startswith(":"):
-            chains[line[1:].split(" ", 1)[0]] = []
+            chain, policy = line[1:].split(" ")[:2]
+            chains[chain] = []
+            if policy != "-":
+                policies[chain] = policy
         elif line.startswith("-A "):
             _, chain, rule = line.split(" ", 2)
             chains.setdefault(chain, []).append(rule)
-    return Table(table, chains)
+    return Table(table, chains, policies)
 
 
-def apply(version: int, table: str, lines: Sequence[str]) -> None:
+def apply(version: int, table: str, lines: Sequence[str], *, legacy: bool = False) -> None:
     """Apply lines of iptables-restore to a table: all of them or none. Raises IptablesError.
 
     ``:CHAIN - [0:0]`` makes a chain or empties it, ``-A``, ``-I``, ``-D`` and ``-X`` are those of iptables.
@@ -113,7 +141,7 @@ def apply(version: int, table: str, lines: Sequence[str]) -> None:
     if not lines:
         return
     text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
-    _run([f"{_PROGRAMS[version]}-restore", "--noflush", "-w", _LOCK_WAIT], text)
+    _run([f"{_PROGRAMS[version]}{_form(legacy)}-restore", "--noflush", "-w", _LOCK_WAIT], text)
 
 
 def attempt(version: int, table: str, lines: Sequence[str]) -> bool:
