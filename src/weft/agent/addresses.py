@@ -51,8 +51,7 @@ class Addresses:
         self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init,
         used_elsewhere: Callable[[], Collection[IPAddress]] = tuple,
     ) -> None:  # fmt: skip
-        """``used_elsewhere`` gives addresses whose blocks are not claimed. It may raise StoreError."""
-        self._used_elsewhere = used_elsewhere
+        self._used_elsewhere = used_elsewhere  # addresses whose blocks are not claimed; may raise StoreError
         self._cluster = cluster
         self._journal = journal
         self._live = live
@@ -386,7 +385,7 @@ class Addresses:
     def _claim(
         self, pods: PodRange, own: Sequence[IPNetwork], owners: Mapping[IPNetwork, str]
     ) -> tuple[IPNetwork, int]:
-        used = {pods.block_at(address) for address in self._used_elsewhere() if address in pods.network}
+        used = (pods.block_at(address) for address in self._used_elsewhere() if address in pods.network)
         claimed = dict.fromkeys(used, UNKNOWN_OWNER) | dict(owners) | dict.fromkeys(own, self._node)
         return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
 
