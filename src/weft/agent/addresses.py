@@ -51,7 +51,7 @@ class Addresses:
         self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init,
         used_elsewhere: Callable[[], Collection[IPAddress]] = tuple,
     ) -> None:  # fmt: skip
-        self._used_elsewhere = used_elsewhere  # addresses whose blocks are not claimed; may raise StoreError
+        self._used_elsewhere = used_elsewhere  # their blocks are not claimed; may raise StoreError
         self._cluster = cluster
         self._journal = journal
         self._live = live
