@@ -33,6 +33,8 @@ NAMES = ("n1", "n2", "n3")
 names = st.sampled_from(NAMES)
 #: After how many calls the wire is cut, and whether the answer of the last one is lost.
 cuts = st.tuples(st.integers(0, 7), st.booleans())
+#: Calls of a node that starts: the ranges, twice, and its own record.
+CALLS_UNTIL_IT_HEARS = 4
 
 
 @dataclass
@@ -60,6 +62,8 @@ class ClusterMachine(RuleBasedStateMachine):
         self.operator = Cluster(self.store)
         self.running: dict[str, Member] = {}
         self.cut_off: set[str] = set()
+        #: Nodes that were removed and have not come back since.
+        self.removed: set[str] = set()
         self.pods: dict[str, Pod] = {}
         #: Pods of nodes that were removed: nobody counts on them until their node is back.
         self.ghosts: dict[str, Pod] = {}
@@ -74,6 +78,10 @@ class ClusterMachine(RuleBasedStateMachine):
     def start(self, name: str, cut: tuple[int, bool] | None) -> None:
         if name in self.running:
             return
+        if cut is not None and name in self.removed:
+            # One that was removed while it was down, and never hears of it, goes on with what was its own: that is
+            # the price of starting without a store, and why only the dead are to be removed. This one hears.
+            cut = (cut[0] + CALLS_UNTIL_IT_HEARS, cut[1])
         member = Member(self.folder, self.store, name, *RANGES, address=f"172.25.1.{NAMES.index(name) + 2}")
         if cut is not None:
             member.wire.calls_left, member.wire.lose_answer = cut
@@ -83,6 +91,7 @@ class ClusterMachine(RuleBasedStateMachine):
             member.journal.close()
             return
         self.running[name] = member
+        self.removed.discard(name)
         kept = {item.container_id: item for item in member.journal.attachments()}
         for container, pod in [*self.ghosts.items()]:
             if pod.node == name:
@@ -155,6 +164,8 @@ class ClusterMachine(RuleBasedStateMachine):
         if name in self.running:
             self._hear(name)
             self._revive(name)
+        else:
+            self.removed.add(name)
 
     @rule(name=names, jump=st.integers(-(10**6), 10**6))
     def reclaim(self, name: str, jump: int) -> None:

@@ -271,3 +271,26 @@ def test_a_kept_view_that_cannot_be_read_is_no_obstacle(tmp_path: Path, store: S
     again.wire.calls_left = 0
     assert not again.enter()
     assert again.live.peers("b") == []
+
+
+@pytest.mark.parametrize("calls", range(4, 8))
+def test_a_node_that_has_learned_of_its_removal_does_not_go_on_without_the_store(
+    tmp_path: Path, store: Store, cluster: Cluster, calls: int
+) -> None:
+    """Its blocks may be others' by now; however often it begins, until it has taken up what is left of them."""
+    entered(tmp_path, store, "a").care()
+    member = entered(tmp_path, store, "b")
+    member.stop()
+    remove_peer(cluster, "b", "a")
+    again = node(tmp_path, store, "b")
+    again.wire.calls_left = calls
+    for attempt in range(2):
+        if attempt:
+            again.stop()
+            again = node(tmp_path, store, "b")
+            again.wire.calls_left = 0
+        with pytest.raises(StoreUnavailable):
+            again.enter()
+    again.stop()
+    last = entered(tmp_path, store, "b")
+    assert set(last.addresses.blocks()) == set(cluster.view().blocks_of("b"))

@@ -13,6 +13,8 @@ from weft.store import StoreError, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
+#: The journal's fact that this node is new to the cluster, or was removed, and has not taken up its blocks yet.
+_ENTERING = "entering"
 #: A node's record, given its bridge's addresses.
 MakeRecord = Callable[[IPv4Address | None, IPv6Address | None], NodeRecord]
 
@@ -60,9 +62,11 @@ class Enrolment:
             self._addresses.join(agreed, view, affirm=is_new)
             self._journal.set_fact("ranges", _written(agreed))
             self._register()
+            self._journal.set_fact(_ENTERING, "")
         except StoreUnavailable as error:
             known = self._known_ranges(ranges)
-            if known is None or not self._addresses.resume(known):
+            # One that has learned of its removal must not go on with blocks that may be others' by now.
+            if self._is_entering() or known is None or not self._addresses.resume(known):
                 raise
             self._live.read()
             _log.warning("the store is away (%s); going on with the blocks and peers known before", error)
@@ -108,12 +112,20 @@ class Enrolment:
                 self._addresses.note_claim(block, found[1])
 
     def _sign_in(self) -> bool:
-        """Write this node's record before any claim; whether there was none. A gateway comes later."""
+        """Write this node's record before any claim; whether it is new to the cluster. A gateway comes later.
+
+        New it stays until it has taken up its blocks, however often it has to begin: that is journaled.
+        """
         known = self._cluster.record_of(self._name)
+        if known is None:
+            self._journal.set_fact(_ENTERING, "yes")
         told = known[0] if known else None
         record = self._record(told.gateway, told.gateway6) if told else self._record(None, None)
         self._cluster.register(self._name, record)
-        return known is None
+        return self._is_entering()
+
+    def _is_entering(self) -> bool:
+        return bool(self._journal.fact(_ENTERING))
 
     def is_outdated(self) -> bool:
         """Whether the store has forgotten what it knew of this node: it was set back, and must be listed anew."""
