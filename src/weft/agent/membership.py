@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from weft.agent.cluster import Cluster, ClusterError
 from weft.agent.dataplane import Dataplane
@@ -65,32 +65,33 @@ class Membership:
         peers = {peer.name: peer for peer in self._live.peers(self._node.name)}
         ways = {name: weave.forwarding(self._node, [peer]) for name, peer in peers.items()}
         changes = self._dataplane.apply(Forwarding.union(ways.values()), withdraw=self._live.heard)
-        self._note(peers, ways, changes, peers)
+        with self._lock:
+            known, self._reached, self._ways = self._reached, peers, ways
+        self._tell(peers, known, changes)
 
     def converge_peers(self, names: Collection[str]) -> None:
         """The same for some nodes only, at a cost that does not grow with the number of the others."""
-        peers, ways = dict(self._reached), dict(self._ways)
-        new, old = [], []
-        for name in set(names) - {self._node.name}:
-            peer = self._live.peer(name)
-            old.append(ways.pop(name, Forwarding()))
-            peers.pop(name, None)
-            if peer is not None:
-                peers[name], ways[name] = peer, weave.forwarding(self._node, [peer])
-                new.append(ways[name])
-        after, before = Forwarding.union(new), Forwarding.union(old)
-        self._note(peers, ways, self._dataplane.change(after - before, before - after), names)
-
-    def _note(
-        self, peers: dict[str, Peer], ways: dict[str, Forwarding], changes: int, about: Collection[str]
-    ) -> None:
+        about = set(names) - {self._node.name}
+        peers = {name: peer for name in about if (peer := self._live.peer(name))}
+        ways = {name: weave.forwarding(self._node, [peer]) for name, peer in peers.items()}
+        after = Forwarding.union(ways.values())
+        before = Forwarding.union(self._ways[name] for name in about if name in self._ways)
+        changes = self._dataplane.change(after - before, before - after)
+        # Noted only now: what the kernel refused is tried again. In place: a copy would cost as much as all peers.
         with self._lock:
-            known, self._reached, self._ways = self._reached, peers, ways
+            known = {name: self._reached.pop(name) for name in about if name in self._reached}
+            self._reached.update(peers)
+            for name in about:
+                self._ways.pop(name, None)
+            self._ways.update(ways)
+        self._tell(peers, known, changes)
+
+    def _tell(self, peers: Mapping[str, Peer], known: Mapping[str, Peer], changes: int) -> None:
+        """Of blocks that were not reached before, and in the log."""
         if new := [
             block
-            for name in about
-            if name in peers
-            for block in peers[name].blocks
+            for name, peer in peers.items()
+            for block in peer.blocks
             if name not in known or block not in known[name].blocks
         ]:
             self._newly_reached(new)
