@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.ipam.ranges import IPNetwork, PodRange, gaps, overlapping, parse_range, parse_ranges
+from weft.ipam.claimed import ClaimedBlocks
+from weft.ipam.ranges import PodRange, overlapping, parse_range, parse_ranges
 from weft.ipam.shares import (
     Consensus,
     RangeExhausted,
@@ -75,7 +76,7 @@ def test_every_block_is_found_once_until_the_range_is_exhausted(
 ) -> None:
     total = universe.block_count
     joins = min(total, 40)
-    claimed: set[IPNetwork] = set()
+    claimed = ClaimedBlocks()
     for index in range(joins):
         block = first_block(universe, claimed, init, data.draw(st.sampled_from(["a", "b", f"n{index}"])))
         assert block not in claimed
@@ -89,14 +90,14 @@ def test_every_block_is_found_once_until_the_range_is_exhausted(
 def test_a_node_grows_into_the_block_behind_its_newest() -> None:
     universe = PodRange.of("10.244.0.0/16")
     own = [IPv4Network("10.244.0.0/26")]
-    assert further_block(universe, set(own), own) == IPv4Network("10.244.0.64/26")
-    taken = {*own, IPv4Network("10.244.0.64/26")}
+    assert further_block(universe, ClaimedBlocks(own), own) == IPv4Network("10.244.0.64/26")
+    taken = ClaimedBlocks([*own, IPv4Network("10.244.0.64/26")])
     assert further_block(universe, taken, own) == middle_of_largest_gap(universe, taken)
 
 
 def test_the_middle_of_the_largest_gap() -> None:
     universe = PodRange.of("10.244.0.0/20")  # 64 blocks of /26
-    claimed = {IPv4Network("10.244.0.0/26"), IPv4Network("10.244.12.0/26")}
+    claimed = ClaimedBlocks([IPv4Network("10.244.0.0/26"), IPv4Network("10.244.12.0/26")])
     assert middle_of_largest_gap(universe, claimed) == IPv4Network("10.244.6.0/26")
 
 
@@ -189,18 +190,19 @@ def test_bad_settings_of_ranges_are_refused_by_name(ranges: str, sizes: str, exc
 
 def test_a_block_that_is_excluded_as_a_whole_is_never_chosen() -> None:
     (pods,) = parse_ranges("10.9.0.0/26", "28", "10.9.0.0/28,10.9.0.32/27")
-    assert gaps(pods, ()) == [(1, 1)]
-    block = first_block(pods, (), None, "a")
+    assert ClaimedBlocks().gaps(pods) == [(1, 1)]
+    block = first_block(pods, ClaimedBlocks(), None, "a")
     assert block == IPv4Network("10.9.0.16/28")
     with pytest.raises(RangeExhausted):
-        scattered_block(pods, {block}, "a", 4)
+        scattered_block(pods, ClaimedBlocks([block]), "a", 4)
 
 
 @given(universes, st.data())
 def test_nodes_that_lost_a_race_look_at_free_blocks_of_their_own(universe: PodRange, data: st.DataObject) -> None:
     total = min(universe.block_count, 1000)
-    claimed = {universe.block(index) for index in data.draw(st.sets(st.integers(0, total - 1), max_size=20))}
-    if len(claimed) < universe.block_count:
+    numbers = data.draw(st.sets(st.integers(0, total - 1), max_size=20))
+    claimed = ClaimedBlocks(map(universe.block, numbers))
+    if len(numbers) < universe.block_count:
         block = scattered_block(universe, claimed, "a", 4)
         assert universe.holds(block)
         assert block not in claimed

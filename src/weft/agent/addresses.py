@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from weft.agent.claims import claim_block
-from weft.agent.cluster import UNKNOWN_OWNER, Cluster, ClusterError, NodeRecord, View
+from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
 from weft.ipam import shares
+from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import holdings
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
@@ -95,7 +96,7 @@ class Addresses:
         for pods in ranges:
             mine = [block for block in claimed_at if pods.holds(block)]
             if not self._has_room(pods, mine):
-                block, revision = self._claim(pods, mine, view.owners)
+                block, revision = self._claim(pods, mine, view.claimed.copy())
                 claimed_at[block] = revision
         own = [block for block in claimed_at if any(pods.holds(block) for pods in ranges)]
         for block in own:
@@ -379,14 +380,13 @@ class Addresses:
     def _add_block(self, pool: Pool) -> None:
         with self._lock:
             own = pool.blocks
-        block, revision = self._claim(pool.pods, own, self._live.owners())
+        block, revision = self._claim(pool.pods, own, self._live.claimed())
         self.note_claim(block, revision)
 
-    def _claim(
-        self, pods: PodRange, own: Sequence[IPNetwork], owners: Mapping[IPNetwork, str]
-    ) -> tuple[IPNetwork, int]:
+    def _claim(self, pods: PodRange, own: Sequence[IPNetwork], claimed: ClaimedBlocks) -> tuple[IPNetwork, int]:
         used = (pods.block_at(address) for address in self._used_elsewhere() if address in pods.network)
-        claimed = dict.fromkeys(used, UNKNOWN_OWNER) | dict(owners) | dict.fromkeys(own, self._node)
+        for block in (*used, *own):
+            claimed.add(block)
         return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
 
     def _give_back(self, pool: Pool, block: IPNetwork) -> None:

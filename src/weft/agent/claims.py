@@ -6,6 +6,7 @@ from itertools import count
 
 from weft.agent.cluster import Cluster
 from weft.ipam import shares
+from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ranges import IPNetwork, PodRange
 
 _log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ def claim_block(
     pods: PodRange,
     node: str,
     init: shares.Init,
-    claimed: dict[IPNetwork, str],
+    claimed: ClaimedBlocks,
     own: Sequence[IPNetwork],
 ) -> tuple[IPNetwork, int]:
     """A block that is the node's from now on, and the revision of the claim.
@@ -38,5 +39,5 @@ def claim_block(
         if revision is not None:
             _log.info("block %s claimed", block)
             return block, revision
-        claimed[block] = ""
+        claimed.add(block)
     raise AssertionError("a range has an end")

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from weft.fabric.plan import Peer
+from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import orphans
 from weft.ipam.ranges import IPNetwork, PodRange
 from weft.store import Conflict, Entry, Event, KeyExists, PresenceStore, Store, StoreError
@@ -80,6 +81,8 @@ class View:
 
     nodes: dict[str, NodeRecord] = field(default_factory=dict)
     owners: dict[IPNetwork, str] = field(default_factory=dict)
+    #: The blocks of ``owners``, in order.
+    claimed: ClaimedBlocks = field(default_factory=ClaimedBlocks)
     #: By owner: its blocks and the revision at which each was claimed, the order in which they came.
     held: dict[str, dict[IPNetwork, int]] = field(default_factory=dict)
     #: Nodes that give signs of life.
@@ -120,6 +123,7 @@ class View:
     def hold(self, block: IPNetwork, owner: str, revision: int) -> None:
         """Note whose a block is."""
         self.owners[block] = owner
+        self.claimed.add(block)
         self.held.setdefault(owner, {})[block] = revision
 
     def _apply_node(self, name: str, entry: Entry | None) -> set[str]:
@@ -133,6 +137,7 @@ class View:
         before = self.owners.pop(block, None)
         if before is not None:
             about.add(before)
+            self.claimed.discard(block)
             del self.held[before][block]
             if not self.held[before]:
                 del self.held[before]

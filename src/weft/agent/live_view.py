@@ -12,6 +12,7 @@ import msgspec
 
 from weft.agent.cluster import NodeRecord, View
 from weft.fabric.plan import Peer
+from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ranges import IPNetwork
 from weft.store import Event
 
@@ -69,6 +70,11 @@ class LiveView:
         """Who owns which block."""
         with self._lock:
             return dict(self._view.owners)
+
+    def claimed(self) -> ClaimedBlocks:
+        """The blocks that have an owner, for the caller to change."""
+        with self._lock:
+            return self._view.claimed.copy()
 
     def owner(self, block: IPNetwork) -> str | None:
         """Who owns a block."""

@@ -1,7 +1,7 @@
 """Pod ranges, the blocks they are divided into, and what in them no pod gets."""
 
 import ipaddress
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
@@ -160,35 +160,6 @@ def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | Non
         ),
         None,
     )
-
-
-def gaps(pods: PodRange, claimed: Collection[IPNetwork]) -> list[tuple[int, int]]:
-    """Runs of free blocks, as (number of the first, length), in ascending order.
-
-    ``claimed`` may have blocks of other ranges, too. Blocks that are excluded as a whole are not free.
-    """
-    base, size, total = int(pods.network.network_address), pods.block_size, pods.block_count
-    # Done for each claim over all blocks of the cluster, so without a call more than it needs.
-    version, prefix = pods.version, pods.block_prefix
-    starts = (
-        int(block.network_address) - base
-        for block in claimed
-        if block.prefixlen == prefix and block.version == version
-    )
-    taken = [(number := start // size, number) for start in starts if 0 <= start < total * size]
-    for part in pods.excluded:
-        first = -(-(int(part.network_address) - base) // size)
-        last = (int(part.broadcast_address) + 1 - base) // size - 1
-        if first <= last:
-            taken.append((first, last))
-    found, next_free = [], 0
-    for first, last in sorted(taken):
-        if first > next_free:
-            found.append((next_free, first - next_free))
-        next_free = max(next_free, last + 1)
-    if next_free < total:
-        found.append((next_free, total - next_free))
-    return found
 
 
 def _range_of_block_size(text: str, networks: Sequence[IPNetwork]) -> IPNetwork:

@@ -7,12 +7,13 @@ The same arithmetic, done on paper by every node alike, gives the first places t
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, gaps
+from weft.ipam.claimed import ClaimedBlocks
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 
 #: How many places that Weave's first peer would have donated are tried; each costs more than the one before.
 PLACES = 64
@@ -57,7 +58,7 @@ def parse_init(text: str) -> Init:
     raise ValueError(f"ipalloc-init {text!r} is not known: use consensus=N or seed=NAME,NAME,…")
 
 
-def first_block(pods: PodRange, claimed: Collection[IPNetwork], init: Init, node: str) -> IPNetwork:
+def first_block(pods: PodRange, claimed: ClaimedBlocks, init: Init, node: str) -> IPNetwork:
     """The block that a node without any should try to claim.
 
     ``claimed`` are the blocks that have an owner. Raises RangeExhausted where nothing is free.
@@ -69,7 +70,7 @@ def first_block(pods: PodRange, claimed: Collection[IPNetwork], init: Init, node
     return middle_of_largest_gap(pods, claimed)
 
 
-def further_block(pods: PodRange, claimed: Collection[IPNetwork], own: Sequence[IPNetwork]) -> IPNetwork:
+def further_block(pods: PodRange, claimed: ClaimedBlocks, own: Sequence[IPNetwork]) -> IPNetwork:
     """The block that a node with blocks should try next: the one behind its newest, if that is free.
 
     Raises RangeExhausted where nothing is free.
@@ -83,13 +84,13 @@ def further_block(pods: PodRange, claimed: Collection[IPNetwork], own: Sequence[
     return middle_of_largest_gap(pods, claimed)
 
 
-def scattered_block(pods: PodRange, claimed: Collection[IPNetwork], node: str, attempt: int) -> IPNetwork:
+def scattered_block(pods: PodRange, claimed: ClaimedBlocks, node: str, attempt: int) -> IPNetwork:
     """A free block that depends on the node's name and the attempt: for nodes that lost a race for another.
 
     All that start at the same time look at the same places first; where each looks elsewhere afterwards, a
     thousand of them need a few attempts each, not a thousand. Raises RangeExhausted where nothing is free.
     """
-    free = gaps(pods, claimed)
+    free = claimed.gaps(pods)
     total = sum(length for _, length in free)
     if total == 0:
         raise _exhausted(pods)
@@ -102,9 +103,9 @@ def scattered_block(pods: PodRange, claimed: Collection[IPNetwork], node: str, a
     raise AssertionError("the gaps are shorter than their sum")
 
 
-def middle_of_largest_gap(pods: PodRange, claimed: Collection[IPNetwork]) -> IPNetwork:
+def middle_of_largest_gap(pods: PodRange, claimed: ClaimedBlocks) -> IPNetwork:
     """The block in the middle of the longest run of free blocks; of equal runs the last."""
-    longest = max(gaps(pods, claimed), key=lambda gap: (gap[1], gap[0]), default=None)
+    longest = max(claimed.gaps(pods), key=lambda gap: (gap[1], gap[0]), default=None)
     if longest is None:
         raise _exhausted(pods)
     first, length = longest
