@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_interface
@@ -382,3 +383,17 @@ def test_a_second_agent_on_the_same_state_is_refused(nodes: list[Node]) -> None:
     status, said = refusal(nodes[0], "--range", "10.244.0.0/16")
     assert status == 2
     assert "another agent" in said
+
+
+def test_without_a_capability_that_it_needs_an_agent_says_which(nodes: list[Node]) -> None:
+    """At its start, when the readiness probe can still tell, not at the first ADD."""
+    node = nodes[0]
+    node.kill()
+    command = [
+        "nsenter", f"--net={path(node.namespace)}", "--", "setpriv", "--bounding-set", "-sys_admin", "--",
+        sys.executable, "-m", "weft", "agent", "--node-name", node.name, "--store", f"sqlite://{node.store}",
+        "--http-address", "off", "--state-dir", str(node.folder / "state"), "--run-dir", str(node.folder / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "give the agent CAP_SYS_ADMIN" in done.stderr

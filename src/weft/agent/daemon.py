@@ -40,6 +40,7 @@ from weft.fabric.plan import Node, derived_link_address
 from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import IPAddress, IPNetwork, overlapping
 from weft.ipam.shares import RangeExhausted
+from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import WeaveNet
 from weft.plugins.main.weave_settings import TYPE
@@ -95,6 +96,7 @@ class Agent:
         self._ending = threading.Event()
         self._ready = False
         self._threads: list[threading.Thread] = []
+        _require_namespaces()
         underlay = find_underlay(settings.node_address)
         _refuse_overlap(settings)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -353,6 +355,15 @@ def write_configuration(folder: Path, hairpin: bool) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+
+
+def _require_namespaces() -> None:
+    """Raise OSError at the start, not at the first ADD, where pods' namespaces cannot be entered."""
+    try:
+        with NetworkNamespace.current() as own, own.entered():
+            pass
+    except PermissionError as error:
+        raise OSError(f"{error.strerror}: give the agent CAP_SYS_ADMIN, which setns(2) asks for") from None
 
 
 def _refuse_overlap(settings: Settings) -> None:

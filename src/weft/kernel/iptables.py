@@ -25,8 +25,8 @@ _LOCK_WAIT = "10"
 _TIMEOUT = 30.0
 #: What the name of a chain may be; longer ones the kernel does not keep.
 CHAIN_NAME = re.compile(r"[^\s\-!\"'\\][^\s\"'\\]{0,27}")
-#: Held between a reading and the writing that follows from it.
-_LOCK = Path("/run/weft-iptables.lock")
+#: Held between a reading and the writing that follows from it; in the folder of /run that a container can write.
+_LOCK = Path("/run/weft/iptables.lock")
 #: Readings and writings until one meets the table as it was read.
 _ATTEMPTS = 3
 
@@ -86,6 +86,7 @@ def usable(version: int = 4) -> bool:
 @contextlib.contextmanager
 def _transaction() -> Iterator[None]:
     """Keep other users of this module from writing between a reading and what follows from it."""
+    _LOCK.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -121,12 +121,14 @@ class NetworkNamespace:
         home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _set_namespace(self._descriptor)
-            yield
-        finally:
             try:
-                _set_namespace(home)
-            except OSError as error:
-                _end_process(error)
+                yield
+            finally:
+                try:
+                    _set_namespace(home)
+                except OSError as error:
+                    _end_process(error)
+        finally:
             os.close(home)
 
     @contextmanager

@@ -1,5 +1,6 @@
 """Requests to an API server, and what it or the way to it refuses."""
 
+import logging
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import Cluster, User
 from lightkube.core.exceptions import ConfigError
+
+# It tells of every request.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 Object = dict[str, Any]
 
