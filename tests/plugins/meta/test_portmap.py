@@ -1,14 +1,11 @@
-"""``portmap`` against the reference, rule by rule, and with packets.
+"""``portmap`` against the reference, rule by rule. Its nftables form and packets are in files of their own.
 
 Debian's reference knows iptables only. Where ``WEFT_REFERENCE`` names a later one, nftables is compared as well;
 else with what the later one's sources make.
 """
 
 import os
-import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.namespaces import ip
-from tests.plugins import traffic
 from tests.plugins.twins import (
     CONTAINER,
     GO_FOLDER,
     Answer,
     Host,
     Twins,
-    add_chain,
     as_iptables_shows_it,
-    delete_chain,
-    made,
     needs_reference,
     shell,
 )
@@ -411,214 +403,3 @@ def test_without_iptables_nftables_serves(twins: Twins, monkeypatch: pytest.Monk
     assert call(host, "DEL").status == 0
     monkeypatch.undo()
     assert "cni_hostport" in host.execute("nft", "list", "ruleset") and not found(host)
-
-
-#: What the reference's sources make of ADDRESSES for 10.22.0.2 and fd00:22::2.
-LISTED = f"""
-table ip cni_hostport {{
-comment "CNI portmap plugin"
-chain hostports {{
-ip daddr 192.0.2.1 tcp dport 8080 dnat to 10.22.0.2:80 comment "{CONTAINER}"
-tcp dport 8081 dnat to 10.22.0.2:81 comment "{CONTAINER}"
-sctp dport 8084 dnat to 10.22.0.2:84 comment "{CONTAINER}"
-}}
-chain hostip_hostports {{
-}}
-chain hostports_all {{
-jump hostip_hostports
-jump hostports
-}}
-chain prerouting {{
-type nat hook prerouting priority dstnat; policy accept;
-ip saddr 192.0.2.0/24 fib daddr type local jump hostports_all
-}}
-chain output {{
-type nat hook output priority -100; policy accept;
-ip saddr 192.0.2.0/24 fib daddr type local jump hostports_all
-}}
-chain masquerading {{
-type nat hook postrouting priority srcnat; policy accept;
-ip saddr 10.22.0.2 ip daddr 10.22.0.2 masquerade comment "{CONTAINER}"
-ip saddr 127.0.0.1 ip daddr 10.22.0.2 masquerade comment "{CONTAINER}"
-}}
-}}
-table ip6 cni_hostport {{
-comment "CNI portmap plugin"
-chain hostports {{
-ip6 daddr 2001:db8::1 udp dport 8082 dnat to [fd00:22::2]:82 comment "{CONTAINER}"
-udp dport 8083 dnat to [fd00:22::2]:83 comment "{CONTAINER}"
-sctp dport 8084 dnat to [fd00:22::2]:84 comment "{CONTAINER}"
-}}
-chain hostip_hostports {{
-}}
-chain hostports_all {{
-jump hostip_hostports
-jump hostports
-}}
-chain prerouting {{
-type nat hook prerouting priority dstnat; policy accept;
-fib daddr type local jump hostports_all
-}}
-chain output {{
-type nat hook output priority -100; policy accept;
-fib daddr type local jump hostports_all
-}}
-chain masquerading {{
-type nat hook postrouting priority srcnat; policy accept;
-ip6 saddr fd00:22::2 ip6 daddr fd00:22::2 masquerade comment "{CONTAINER}"
-}}
-}}
-"""
-
-
-def listing(host: Host) -> list[str]:
-    """The ruleset, without indents and empty lines."""
-    return [line.strip() for line in host.execute("nft", "list", "ruleset").splitlines() if line.strip()]
-
-
-def test_nftables_as_the_references_sources_make_it(twins: Twins) -> None:
-    host = twins.weft
-    keys: dict[str, Any] = {
-        "backend": "nftables",
-        "conditionsV4": ["ip", "saddr", "192.0.2.0/24"],
-        "runtimeConfig": ADDRESSES,
-    }
-    assert call(host, "ADD", **keys).status == 0
-    assert listing(host) == LISTED.split("\n")[1:-1]
-    assert call(host, "ADD", "other", **keys).status == 0
-    assert call(host, "DEL", "other", **keys).status == 0
-    assert listing(host) == LISTED.split("\n")[1:-1]
-
-
-@pytest.mark.parametrize("masquerade_all", [True, False])
-def test_nftables_of_the_reference_is_taken_down(twins: Twins, masquerade_all: bool) -> None:
-    """Rules as older versions put them, too: those with an address in a chain of their own."""
-    host = twins.weft
-    table = "ip cni_hostport"
-    assert call(host, "ADD", "stays", backend="nftables", masqAll=masquerade_all).status == 0
-    before = listing(host)
-    rule = f'tcp dport 8085 dnat to 10.22.0.9:80 comment "{CONTAINER}"'
-    for line in (
-        f"add rule {table} hostip_hostports ip daddr 192.0.2.1 {rule}",
-        f"insert rule {table} hostports {rule}",
-        f'add rule {table} masquerading ip saddr 10.22.0.9 ip daddr 10.22.0.9 masquerade comment "{CONTAINER}"',
-    ):
-        host.execute("nft", line)
-    assert found(host) == 3
-    assert call(host, "DEL", backend="nftables").status == 0
-    assert listing(host) == before
-
-
-@needs_newer
-@pytest.mark.parametrize(
-    "name", ["plain", "no masquerading", "more than 15 ports", "both families", "masquerade all"]
-)
-def test_nftables_like_a_newer_reference(twins: Twins, name: str) -> None:
-    keys, bridge, runtime = CONFIGURATIONS.get(name, ({"masqAll": True}, {"ipam": BOTH}, PORTS))
-    compare(twins, BRIDGE | bridge, PORTMAP | keys | {"backend": "nftables"}, runtime=runtime)
-
-
-@needs_newer
-def test_masquerade_all_like_a_newer_reference(twins: Twins) -> None:
-    compare(twins, BRIDGE | {"ipam": BOTH}, PORTMAP | {"masqAll": True}, runtime=PORTS)
-
-
-@needs_newer
-@pytest.mark.parametrize("go_adds", [True, False])
-def test_nftables_is_taken_down_by_either(twins: Twins, go_adds: bool) -> None:
-    host = twins.go
-    hosts = (host, replace(host, go=False)) if go_adds else (replace(host, go=False), host)
-    assert call(hosts[0], "ADD", "stays", backend="nftables").status == 0
-    before = listing(host)
-    assert call(hosts[0], "ADD", backend="nftables").status == 0
-    assert all(call(each, "CHECK", backend="nftables").status == 0 for each in hosts)
-    assert call(hosts[1], "DEL", backend="nftables").status == 0
-    assert listing(host) == before
-
-
-@contextmanager
-def town(folder: Path) -> Iterator[Twins]:
-    """Twins whose hosts have a client on a link of their own."""
-    with made(folder, "pod", "other", "client") as twins:
-        for host in twins:
-            traffic.uplink(host.name, host.pods["client"])
-        yield twins
-
-
-@pytest.mark.parametrize("who", ["reference", "iptables", "nftables"])
-@pytest.mark.parametrize("masquerade_all", [False, True])
-def test_packets_pass(tmp_path: Path, who: str, masquerade_all: bool) -> None:
-    """From a client elsewhere, from the host by its address and by 127.0.0.1, from the container itself."""
-    if masquerade_all and who == "reference" and not NFTABLES:
-        pytest.skip("this reference does not know masqAll; WEFT_REFERENCE may")
-    with town(tmp_path) as twins:
-        host = twins.go if who == "reference" else twins.weft
-        pod, client = host.pods["pod"], host.pods["client"]
-        keys = {"masqAll": masquerade_all} if who == "reference" else {"masqAll": masquerade_all, "backend": who}
-        chain = [
-            {"cniVersion": "1.0.0", "name": "net", **plugin}
-            for plugin in (BRIDGE | {"ipam": BOTH, "hairpinMode": True}, PORTMAP | keys)
-        ]
-        answer = add_chain(host, chain, PORTS)
-        assert answer.status == 0, answer.body
-        seen = ("10.22.0.1", "fd00:22::1") if masquerade_all else ("192.0.2.2", "2001:db8::2")
-        for protocol, port, target in (("tcp", 8080, 80), ("udp", 5353, 53)):
-            with traffic.server(pod, protocol, target):
-                assert traffic.ask(client, protocol, "192.0.2.1", port) == seen[0]
-                assert traffic.ask(client, protocol, "2001:db8::1", port) == seen[1]
-                assert traffic.ask(host.name, protocol, "127.0.0.1", port) == "10.22.0.1"
-                assert traffic.ask(host.name, protocol, "192.0.2.1", port)
-                assert traffic.ask(host.name, protocol, "2001:db8::1", port)
-                assert traffic.ask(pod, protocol, "192.0.2.1", port) == "10.22.0.1"
-                assert traffic.ask(pod, protocol, "2001:db8::1", port) == "fd00:22::1"
-        delete_chain(host, chain, answer.body, PORTS)
-        with traffic.server(pod, "tcp", 80):
-            assert traffic.ask(client, "tcp", "192.0.2.1", 8080, traffic.SHORT) is None
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_only_on_one_address_and_only_from_some(tmp_path: Path, backend: str) -> None:
-    with town(tmp_path) as twins:
-        host = twins.weft
-        pod, client = host.pods["pod"], host.pods["client"]
-        ip("address", "add", "192.0.2.7/24", "dev", "uplink", namespace=host.name)
-        ip("address", "add", "192.0.2.9/24", "dev", "eth0", namespace=client)
-        words = {"iptables": ["!", "-s", "192.0.2.9"], "nftables": ["ip", "saddr", "!=", "192.0.2.9"]}[backend]
-        keys = {"backend": backend, "conditionsV4": words}
-        chain = [{"cniVersion": "1.0.0", "name": "net", **plugin} for plugin in (BRIDGE, PORTMAP | keys)]
-        runtime = {"portMappings": [mapping(8080, 80, "tcp", "192.0.2.7"), mapping(8081)]}
-        assert add_chain(host, chain, runtime).status == 0
-        with traffic.server(pod, "tcp", 80):
-            assert traffic.ask(client, "tcp", "192.0.2.7", 8080) == "192.0.2.2"
-            assert traffic.ask(client, "tcp", "192.0.2.1", 8080, traffic.SHORT) is None
-            with traffic.opened(client, "tcp") as refused:
-                refused.bind(("192.0.2.9", 0))
-                assert traffic.asked(refused, "192.0.2.1", 8081, traffic.SHORT) is None
-            assert traffic.ask(client, "tcp", "192.0.2.1", 8081) == "192.0.2.2"
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_client_that_sends_on_reaches_the_next_container(tmp_path: Path, backend: str) -> None:
-    """Else the tracked flow would lead to the old one's address, which nobody has any more."""
-    with town(tmp_path) as twins:
-        host = twins.weft
-        client = host.pods["client"]
-        chain = [
-            {"cniVersion": "1.0.0", "name": "net", **plugin} for plugin in (BRIDGE, PORTMAP | {"backend": backend})
-        ]
-        with traffic.opened(client, "udp", socket.AF_INET) as sender:
-            for pod in ("pod", "other"):
-                answers: list[Answer] = []
-                for plugin in chain:
-                    sent = {
-                        **plugin,
-                        **({"prevResult": answers[-1].body} if answers else {}),
-                        "runtimeConfig": PORTS,
-                    }
-                    answers.append(host.call("ADD", sent, container=pod, pod=pod))
-                    assert answers[-1].status == 0, answers[-1].body
-                with traffic.server(host.pods[pod], "udp", 53, pod):
-                    assert traffic.asked(sender, "192.0.2.1", 5353) == f"{pod} 192.0.2.2"
-                for plugin in reversed(chain):
-                    sent = {**plugin, "prevResult": answers[-1].body, "runtimeConfig": PORTS}
-                    assert host.call("DEL", sent, container=pod, pod=pod).status == 0
