@@ -12,8 +12,9 @@ from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Attachment, Journal, State
 from weft.agent.live_view import LiveView
 from weft.agent.reclaim import Reclaimer
-from weft.ipam.ranges import IPAddress, PodRange
+from weft.ipam.ranges import PodRange
 from weft.ipam.shares import Init
+from weft.plugins.main.weave_requests import AddressRequest
 from weft.store import Entry, Event, Listing, Store, StoreUnavailable
 
 Answer = TypeVar("Answer")
@@ -98,7 +99,7 @@ class Member:
                 self.addresses.release(item.addresses)
         return heard
 
-    def add(self, container: str, wanted: tuple[IPAddress, ...] = ()) -> Attachment:
+    def add(self, container: str, wanted: AddressRequest | None = None) -> Attachment:
         """Attach a pod."""
         taken = self.addresses.take(wanted)
         reserved = self.journal.reserve(container, "eth0", "weave", f"v{container}", *by_family(taken))

@@ -1,18 +1,20 @@
 """A node's addresses over a real store: blocks claimed, a spare ahead, the surplus given back."""
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
 
 from tests.members import Member
 from weft.agent import addresses as module
-from weft.agent.addresses import AddressesExhausted, AddressRefused
+from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.ipam.ranges import PodRange, parse_ranges
+from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Store, open_store
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
@@ -188,37 +190,114 @@ def test_one_family_that_is_exhausted_takes_nothing_of_the_other(site: Site) -> 
     assert [count.in_use for count in node.addresses.counts()] == before
 
 
+def named(*addresses: str) -> AddressRequest:
+    return {address.version: Wanted("pod x", address) for address in map(ip_address, addresses)}
+
+
+def inside_of(*networks: str) -> AddressRequest:
+    return {4: Wanted("pod x", within=tuple(map(IPv4Network, networks)))}
+
+
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "error", "said"),
     [
-        (["10.244.192.7"], "10.244.192.7 is in a block of b, not of this node: ask for one of 10.244.0.0/26"),
-        (["10.244.9.7"], "block that no node owns"),
-        (["10.244.0.1"], "belongs to this node's bridge"),
-        (["10.244.0.2"], "taken: it belongs to container c1"),
-        (["10.244.0.0"], "given to no pod"),
-        (["10.244.0.20"], "given to no pod: it is excluded"),
-        (["10.99.0.1"], "not in the range 10.244.0.0/16"),
-        (["fd00::1"], "no range of IPv6"),
-        (["10.244.0.7", "10.244.0.8"], "one of each family"),
+        (
+            "10.244.192.7",
+            AddressTaken,
+            "is in block 10.244.192.0/26 of b, not of this node: ask for one of 10.244.0.0/26, or run",
+        ),
+        ("10.244.0.1", AddressRefused, "this node's bridge's"),
+        ("10.244.0.2", AddressTaken, "taken: it belongs to container c1"),
+        ("10.244.0.0", AddressRefused, "given to no pod"),
+        ("10.244.0.20", AddressRefused, "given to no pod: it is excluded"),
+        ("10.99.0.1", AddressRefused, "not in the range 10.244.0.0/16"),
+        ("fd00::1", AddressRefused, "no range of IPv6"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_refused_by_name(site: Site, wanted: list[str], said: str) -> None:
+def test_an_address_that_cannot_be_had_is_refused_by_name(
+    site: Site, wanted: str, error: type[Exception], said: str
+) -> None:
     node = site.node("a", *parse_ranges("10.244.0.0/16", "", "10.244.0.20"))
     node.add("c1")
     site.node("b")
-    node.hear()
     before = node.addresses.counts()
-    with pytest.raises(AddressRefused, match=said):
-        node.addresses.take([ip_address(text) for text in wanted])
+    with pytest.raises(error, match=f"^pod x: address {wanted}.*{re.escape(said)}"):
+        node.addresses.take(named(wanted))
     assert node.addresses.counts() == before
 
 
 def test_an_address_by_request(site: Site) -> None:
     node = site.node("a", *BOTH)
-    kept = node.add("c1", (IPv4Address("10.244.0.40"),))
+    kept = node.add("c1", named("10.244.0.40"))
     assert kept.addresses == (IPv4Address("10.244.0.40"), IPv6Address("fd00:10:244::2"))
     node.delete(kept)
-    assert node.add("c2", (IPv6Address("fd00:10:244::9"), IPv4Address("10.244.0.40"))).addresses == (
+    assert node.add("c2", named("fd00:10:244::9", "10.244.0.40")).addresses == (
         IPv4Address("10.244.0.40"),
         IPv6Address("fd00:10:244::9"),
     )
+
+
+def test_the_block_of_an_address_that_nobody_has_is_claimed_for_it(site: Site) -> None:
+    first, second = site.node("a"), site.node("b")
+    kept = first.add("c1", named("10.244.9.7"))
+    assert kept.address == IPv4Address("10.244.9.7")
+    assert site.cluster.view().owners[IPv4Network("10.244.9.0/26")] == "a"
+    # The other has not heard of it, and is told by the store.
+    with pytest.raises(AddressTaken, match=r"block 10\.244\.9\.0/26 of a, not of this node"):
+        second.add("c2", named("10.244.9.8"))
+    # A claim whose answer was lost is one all the same.
+    second.wire.calls_left, second.wire.lose_answer = 2, True
+    with pytest.raises(AddressesExhausted, match="the wire was cut"):
+        second.add("c2", named("10.244.10.8"))
+    second.wire.calls_left = None
+    assert second.add("c2", named("10.244.10.8")).address == IPv4Address("10.244.10.8")
+    second.hear()
+    assert "10.244.10.0/26" in blocks(second)
+    again = site.node("a")
+    assert kept.address in [item.address for item in again.journal.attachments()]
+    assert "10.244.9.0/26" in blocks(again)
+
+
+def test_without_the_store_a_fixed_address_is_given_out_of_the_own_blocks_alone(site: Site) -> None:
+    node = site.node("a")
+    node.wire.calls_left = 0
+    assert node.add("c1", named("10.244.0.9")).address == IPv4Address("10.244.0.9")
+    with pytest.raises(AddressesExhausted, match=r"10\.244\.9\.7 is in no block of this node: the wire is cut"):
+        node.add("c2", named("10.244.9.7"))
+
+
+def test_a_block_that_was_claimed_for_an_address_goes_back_with_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = site.node("a"), site.node("b")
+    first.care()
+    kept = first.add("c1", named("10.244.9.7"))
+    first.delete(kept)
+    monkeypatch.setattr(module, "SURPLUS_SECONDS", -1.0)
+    first.care()
+    first.care()
+    assert second.add("c2", named("10.244.9.7")).address == kept.address
+
+
+def test_an_address_within_networks(site: Site) -> None:
+    first, second = site.node("a"), site.node("b")
+    # Out of the own blocks, in the order in which they come; then a block is claimed.
+    assert take(first) == IPv4Address("10.244.0.2")
+    part = inside_of("10.244.0.4/31", "10.244.0.2/31")
+    assert [str(*first.addresses.take(part)) for _ in range(3)] == ["10.244.0.3", "10.244.0.4", "10.244.0.5"]
+    with pytest.raises(
+        AddressesExhausted, match=r"^pod x: no address .*10\.244\.0\.4/31 or .* is free.*no block in"
+    ):
+        first.addresses.take(part)
+    pool = inside_of("10.244.77.0/25", "10.244.78.8/29")
+    given = [second.addresses.take(pool)[0] for _ in range(130)]
+    assert len(set(given)) == 130
+    assert all(str(address).startswith(("10.244.77.", "10.244.78.")) for address in given)
+    assert sum(str(block).startswith(("10.244.77.", "10.244.78.")) for block in map(str, blocks(second))) == 3
+    # What is left of the networks is in the other's blocks.
+    for _ in range(6):
+        second.addresses.take(pool)
+    with pytest.raises(AddressesExhausted, match="no block in"):
+        second.addresses.take(pool)
+    with pytest.raises(AddressesExhausted, match="no block in"):
+        first.addresses.take(pool)

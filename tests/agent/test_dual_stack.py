@@ -135,8 +135,8 @@ def test_addresses_by_request(nodes: list[Node]) -> None:
 @pytest.mark.parametrize(
     ("wanted", "code", "said"),
     [
-        ("10.244.192.9", 7, "address 10.244.192.9 is in a block of node01, not of this node"),
-        ("10.244.0.1", 7, "address 10.244.0.1 is taken: it belongs to this node's bridge"),
+        ("10.244.192.9", 11, "address 10.244.192.9 is in block 10.244.192.0/26 of node01, not of this node"),
+        ("10.244.0.1", 7, "IP of CNI_ARGS: address 10.244.0.1 is this node's bridge's"),
         ("fd00::1", 7, "not in the range fd00:10:244::/48"),
         ("ten", 7, "'ten': give an address"),
         ("10.244.0.50,10.244.0.51", 7, "a pod has one of each family"),

@@ -85,7 +85,7 @@ def test_a_foreign_or_newer_file_is_refused_and_kept(path: Path) -> None:
     assert path.read_bytes().startswith(b"something else")
     path.unlink()
     newer = Journal(path)
-    newer._connection.execute("PRAGMA user_version = 3")
+    newer._connection.execute("PRAGMA user_version = 4")
     newer.close()
     with pytest.raises(JournalError, match="newer Weft"):
         Journal(path)
@@ -116,12 +116,22 @@ def test_a_journal_of_the_first_format_is_taken_over_without_loss(path: Path) ->
         assert journal.fact("gateway") == "10.32.0.1"
         journal.close()
     journal = Journal(path)
-    both = journal.reserve("d", "eth0", "weave", "w", address(3), IPv6Address("fd00::3"))
+    both = journal.reserve("d", "eth0", "weave", "w", address(3), IPv6Address("fd00::3"), pod="default/web")
     assert journal.find("d", "eth0") == both
+    assert both.holder == "pod default/web (container d)"
     with pytest.raises(JournalError, match="UNIQUE"):
         journal.reserve("e", "eth0", "weave", "x", address(4), IPv6Address("fd00::3"))
     journal.forget([both])
     assert journal.released() == [address(9), address(3), IPv6Address("fd00::3")]
+
+
+def test_a_journal_of_the_second_format_is_taken_over_too(path: Path) -> None:
+    journal = Journal(path)
+    kept = journal.reserve("c", "eth0", "weave", "v", address(2))
+    journal._connection.executescript("ALTER TABLE attachments DROP COLUMN pod; PRAGMA user_version = 2;")
+    journal.close()
+    for _ in range(2):
+        assert Journal(path).attachments() == [kept]
 
 
 def test_blocks_are_remembered_in_their_order_until_they_are_dropped(path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,23 +19,34 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.members import Member
 from tests.store.engines import ENGINES
 from weft.agent import addresses as addresses_module
-from weft.agent.addresses import AddressesExhausted
+from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster
 from weft.agent.journal import Attachment, State
 from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import parse_ranges
 from weft.ipam.shares import RangeExhausted
+from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Conflict, StoreUnavailable, open_store
 
 #: Eight blocks of each family, so that three nodes come to the end of them.
 RANGES = parse_ranges("10.9.0.0/26,fd00:9::/122", "29,125")
 NAMES = ("n1", "n2", "n3")
 
+REFUSALS = (AddressesExhausted, AddressRefused, AddressTaken)
+
 names = st.sampled_from(NAMES)
 #: After how many calls the wire is cut, and whether the answer of the last one is lost.
 cuts = st.tuples(st.integers(0, 7), st.booleans())
 #: Calls of a node that starts: the ranges, twice, and its own record.
 CALLS_UNTIL_IT_HEARS = 4
+#: What pods ask for: nothing, an address, any out of a part of the range.
+requests: st.SearchStrategy[AddressRequest] = st.one_of(
+    st.just({}),
+    st.integers(1, 62).map(lambda last: {4: Wanted("a pod", IPv4Address(f"10.9.0.{last}"))}),
+    st.sampled_from([*RANGES[0].network.subnets(new_prefix=28), IPv4Network("10.9.0.20/30")]).map(
+        lambda part: {4: Wanted("a pod", within=(part,))}
+    ),
+)
 
 
 @dataclass
@@ -108,15 +120,15 @@ class ClusterMachine(RuleBasedStateMachine):
     def crash(self, name: str) -> None:
         self._die(name)
 
-    @rule(name=names, cut=cuts, verb=st.sampled_from(["care", "hear", "add", "look"]))
-    def crash_in_the_middle(self, name: str, cut: tuple[int, bool], verb: str) -> None:
+    @rule(name=names, cut=cuts, verb=st.sampled_from(["care", "hear", "add", "look"]), wanted=requests)
+    def crash_in_the_middle(self, name: str, cut: tuple[int, bool], verb: str, wanted: AddressRequest) -> None:
         member = self.running.get(name)
         if member is None or name in self.cut_off:
             return
         member.wire.calls_left, member.wire.lose_answer = cut
-        with suppress(StoreUnavailable, RangeExhausted, AddressesExhausted):
+        with suppress(StoreUnavailable, RangeExhausted, *REFUSALS):
             if verb == "add":
-                taken = member.addresses.take()
+                taken = member.addresses.take(wanted)
                 member.journal.reserve(self._container(), "eth0", "weave", "v", *taken)  # type: ignore[arg-type]
             elif verb == "look":
                 member.hear()
@@ -195,14 +207,17 @@ class ClusterMachine(RuleBasedStateMachine):
 
     # pods
 
-    @rule(name=names)
-    def add(self, name: str) -> None:
+    @rule(name=names, wanted=requests)
+    def add(self, name: str, wanted: AddressRequest) -> None:
         member = self.running.get(name)
         if member is None:
             return
-        with suppress(AddressesExhausted):
+        with suppress(*REFUSALS):
             container = self._container()
-            self.pods[container] = Pod(name, member.add(container))
+            made = self.pods[container] = Pod(name, member.add(container, wanted))
+            for asked in wanted.values():
+                given = made.attachment.address
+                assert given == asked.address or any(given in part for part in asked.within)
 
     @precondition(lambda self: self.pods)
     @rule(data=st.data())

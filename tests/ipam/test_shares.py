@@ -1,6 +1,6 @@
 """Where nodes look first: Weave's places, and never a block that has an owner."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice, pairwise
 
 import pytest
@@ -207,6 +207,25 @@ def test_nodes_that_lost_a_race_look_at_free_blocks_of_their_own(universe: PodRa
         assert universe.holds(block)
         assert block not in claimed
         assert block == scattered_block(universe, claimed, "a", 4)
+
+
+@given(universes, st.data())
+def test_a_block_within_networks_has_addresses_of_them(universe: PodRange, data: st.DataObject) -> None:
+    longest = universe.network.max_prefixlen
+    parts = st.tuples(
+        st.integers(0, universe.network.num_addresses - 1), st.integers(universe.network.prefixlen, longest)
+    ).map(lambda pair: ip_network((universe.network[pair[0]], pair[1]), strict=False))
+    within = data.draw(st.lists(parts, min_size=1, max_size=3))
+    numbers = data.draw(st.sets(st.integers(0, min(universe.block_count, 1000) - 1), max_size=20))
+    claimed = ClaimedBlocks(map(universe.block, numbers))
+    try:
+        block = scattered_block(universe, claimed, "a", 1, within)
+    except RangeExhausted:
+        assert all(any(block.overlaps(part) for block in map(universe.block, numbers)) for part in within)
+        return
+    assert universe.holds(block)
+    assert block not in claimed
+    assert any(block.overlaps(part) for part in within)
 
 
 def test_five_thousand_nodes_with_110_pods_and_a_spare_block_fit_into_the_default_range() -> None:

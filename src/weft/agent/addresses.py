@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
-from weft.agent.claims import claim_block
+from weft.agent.claims import BlockTaken, claim_block, claim_this
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
@@ -15,7 +15,8 @@ from weft.ipam import shares
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import holdings
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, listed
+from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import StoreError
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ class AddressesExhausted(Exception):
 
 
 class AddressRefused(Exception):
-    """The address that was asked for cannot be had; the message says why."""
+    """The address that was asked for is no pod's ever; the message says why."""
+
+
+class AddressTaken(Exception):
+    """The address that was asked for is somebody else's now; the message says whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +139,24 @@ class Addresses:
         """Why a pod of the journal cannot keep its address; empty where it can."""
         return self._displaced.get(attachment.id, "")
 
-    def take(self, wanted: Iterable[IPAddress] = ()) -> tuple[IPAddress, ...]:
-        """An address of each range for a pod; ``wanted`` ones, at most one of each, in place of the next ones.
+    def take(self, wanted: AddressRequest | None = None) -> tuple[IPAddress, ...]:
+        """An address of each range for a pod: what is ``wanted`` of its family, else the next one.
 
-        Raises AddressesExhausted, naming what is missing, or AddressRefused.
+        Raises AddressesExhausted, naming what is missing, AddressRefused or AddressTaken.
         """
-        named = self._sorted_out(wanted)
+        wanted = wanted or {}
+        for version, asked in wanted.items():
+            if version not in self._pools:
+                raise AddressRefused(
+                    f"{asked.origin}: address {asked.address or listed(asked.within)}: "
+                    f"this cluster has no range of IPv{version}"
+                )
         if self._suspended:
             raise AddressesExhausted(self._suspended)
         taken: list[IPAddress] = []
         try:
             for version, pool in self._pools.items():
-                taken.append(self._take_named(pool, named[version]) if version in named else self._take(pool))
+                taken.append(self._take_wanted(pool, wanted[version]) if version in wanted else self._take(pool))
         except BaseException:
             self.release(taken)
             raise
@@ -235,32 +246,41 @@ class Addresses:
                     self._give_back(pool, block)
                 self._surplus_since.pop(version)
 
-    def _take(self, pool: Pool) -> IPAddress:
+    def _take(self, pool: Pool, within: Sequence[IPNetwork] = ()) -> IPAddress:
         with self._lock:
             try:
-                address = pool.take()
+                address = pool.take(within)
             except PoolExhausted:
                 address = None
             spare = bool(pool.empty_blocks)
         if address is None:
-            return self._take_of_further_block(pool)
+            return self._take_of_further_block(pool, within)
         if not spare:
             self._wake.set()
         return address
 
-    def _take_of_further_block(self, pool: Pool) -> IPAddress:
+    def _take_of_further_block(self, pool: Pool, within: Sequence[IPNetwork]) -> IPAddress:
         # One thread claims; those that waited for it find what it got.
         with self._claiming:
             with self._lock:
-                if pool.free:
-                    return pool.take()
-                missing = f"all {pool.in_use} addresses of this node's {len(pool.blocks)} blocks are in use"
+                try:
+                    return pool.take(within)
+                except PoolExhausted as error:
+                    missing = str(error)
             try:
-                self._add_block(pool)
+                self._add_block(pool, within)
                 with self._lock:
-                    return pool.take()
+                    return pool.take(within)
             except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
                 raise AddressesExhausted(f"{missing}, and no further block can be had: {error}") from error
+
+    def _take_wanted(self, pool: Pool, asked: Wanted) -> IPAddress:
+        try:
+            if asked.address is None:
+                return self._take(pool, asked.within)
+            return self._take_named(pool, asked.address)
+        except (AddressesExhausted, AddressRefused, AddressTaken) as error:
+            raise type(error)(f"{asked.origin}: {error}") from error
 
     def _take_named(self, pool: Pool, address: IPAddress) -> IPAddress:
         if address not in pool.pods.network:
@@ -268,39 +288,42 @@ class Addresses:
         if not pool.pods.usable(address):
             raise AddressRefused(f"address {address} is given to no pod: it is excluded, or an end of {pool.pods}")
         try:
-            with self._lock:
-                pool.hold(address)
+            try:
+                with self._lock:
+                    pool.hold(address)
+            except KeyError:
+                self._claim_for(pool, address)
+                with self._lock:
+                    pool.hold(address)
         except AddressInUse:
-            raise AddressRefused(f"address {address} is taken: it belongs to {self._holder(address)}") from None
-        except KeyError:
-            owner = self._live.owner(pool.pods.block_at(address))
-            whose = f"block of {owner}" if owner else "block that no node owns"
-            listed = ", ".join(map(str, pool.blocks))
-            raise AddressRefused(
-                f"address {address} is in a {whose}, not of this node: ask for one of {listed}, "
-                "or run the pod there"
-            ) from None
+            if address in self._gateways.values():
+                raise AddressRefused(f"address {address} is this node's bridge's") from None
+            raise AddressTaken(f"address {address} is taken: it belongs to {self._holder(address)}") from None
         return address
 
+    def _claim_for(self, pool: Pool, address: IPAddress) -> None:
+        """Make the address's block this node's own where it is nobody's."""
+        block = pool.pods.block_at(address)
+        with self._claiming:
+            if block in pool.blocks:
+                return
+            try:
+                if any(other in block for other in self._used_elsewhere()):
+                    raise AddressTaken(f"address {address} is in block {block}, where pods of other nodes are")
+                self.note_claim(block, claim_this(self._cluster, block, self._node))
+            except BlockTaken as taken:
+                raise AddressTaken(
+                    f"address {address} is in {taken}, not of this node: ask for one of {listed(pool.blocks)}, "
+                    f"or run the pod on {taken.owner}"
+                ) from None
+            except (StoreError, ClusterError) as error:
+                raise AddressesExhausted(f"address {address} is in no block of this node: {error}") from error
+
     def _holder(self, address: IPAddress) -> str:
-        if address in self._gateways.values():
-            return "this node's bridge"
         for attachment in self._journal.attachments():
             if address in attachment.addresses:
-                return f"container {attachment.container_id}"
+                return attachment.holder
         return "another pod"
-
-    def _sorted_out(self, wanted: Iterable[IPAddress]) -> dict[int, IPAddress]:
-        named: dict[int, IPAddress] = {}
-        for address in wanted:
-            if address.version in named:
-                raise AddressRefused(
-                    f"addresses {named[address.version]} and {address}: a pod has one of each family"
-                )
-            if address.version not in self._pools:
-                raise AddressRefused(f"address {address}: this cluster has no range of IPv{address.version}")
-            named[address.version] = address
-        return named
 
     def _has_room(self, pods: PodRange, own: Sequence[IPNetwork]) -> bool:
         """Whether the bridge can have an address: not where pods have all that is left of this node's blocks."""
@@ -377,26 +400,30 @@ class Addresses:
             return address
         raise PoolExhausted(f"no address of {pool.pods} is left for this node's bridge")
 
-    def _add_block(self, pool: Pool) -> None:
+    def _add_block(self, pool: Pool, within: Sequence[IPNetwork] = ()) -> None:
         with self._lock:
             own = pool.blocks
-        block, revision = self._claim(pool.pods, own, self._live.claimed())
+        block, revision = self._claim(pool.pods, own, self._live.claimed(), within)
         self.note_claim(block, revision)
 
-    def _claim(self, pods: PodRange, own: Sequence[IPNetwork], claimed: ClaimedBlocks) -> tuple[IPNetwork, int]:
+    def _claim(
+        self, pods: PodRange, own: Sequence[IPNetwork], claimed: ClaimedBlocks, within: Sequence[IPNetwork] = ()
+    ) -> tuple[IPNetwork, int]:
         used = (pods.block_at(address) for address in self._used_elsewhere() if address in pods.network)
         for block in (*used, *own):
             claimed.add(block)
-        return claim_block(self._cluster, pods, self._node, self._init, claimed, own)
+        return claim_block(self._cluster, pods, self._node, self._init, claimed, own, within)
 
     def _give_back(self, pool: Pool, block: IPNetwork) -> None:
-        with self._lock:
-            try:
-                pool.remove_block(block)
-            except AddressInUse:
-                return
-            self._claimed_at.pop(block, None)
-        # From here a crash leaves the block with us in the store: the next start takes it up again.
-        self._journal.drop_block(block)
-        self._cluster.give_back(block, self._node)
+        # Nobody claims meanwhile: it might be this block, for an address that a pod asks for.
+        with self._claiming:
+            with self._lock:
+                try:
+                    pool.remove_block(block)
+                except AddressInUse:
+                    return
+                self._claimed_at.pop(block, None)
+            # From here a crash leaves the block with us in the store: the next start takes it up again.
+            self._journal.drop_block(block)
+            self._cluster.give_back(block, self._node)
         _log.info("block %s given back", block)

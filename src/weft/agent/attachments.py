@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from weft.agent.addresses import Addresses, AddressesExhausted, AddressRefused
+from weft.agent.addresses import Addresses, AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.dataplane import Bridge, Dataplane
 from weft.agent.journal import Attachment, Journal, JournalError, State
 from weft.agent.reaper import RETIRED_GROUP, Reaper, delete_retired
@@ -16,6 +16,7 @@ from weft.kernel import addresses, announce, links
 from weft.kernel.links import Link
 from weft.kernel.netlink import RouteSocket
 from weft.plugins.main.weave_net import HOST_PREFIX, host_interface_name
+from weft.plugins.main.weave_requests import AddressRequest
 
 _log = logging.getLogger(__name__)
 
@@ -64,14 +65,15 @@ class Attachments:
         host_interface: str,
         *,
         own_address: bool,
-        wanted: Sequence[IPAddress] = (),
+        wanted: AddressRequest | None = None,
+        pod: str = "",
     ) -> Attachment:
         taken: tuple[IPAddress, ...] = ()
         try:
             if own_address:
                 taken = self._take(wanted)
-            return self._journal.reserve(container_id, ifname, network, host_interface, *by_family(taken))
-        except AddressesExhausted as error:
+            return self._journal.reserve(container_id, ifname, network, host_interface, *by_family(taken), pod=pod)
+        except (AddressesExhausted, AddressTaken) as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
         except AddressRefused as error:
             raise CniError(ErrorCode.INVALID_CONFIG, str(error)) from error
@@ -79,10 +81,10 @@ class Attachments:
             self._addresses.release(taken)
             raise CniError(ErrorCode.IO_FAILURE, str(error)) from error
 
-    def _take(self, wanted: Sequence[IPAddress]) -> tuple[IPAddress, ...]:
+    def _take(self, wanted: AddressRequest | None) -> tuple[IPAddress, ...]:
         try:
             return self._addresses.take(wanted)
-        except (AddressesExhausted, AddressRefused):
+        except (AddressesExhausted, AddressTaken):
             # Addresses of pods that are gone come back as soon as their interfaces are deleted.
             self._reaper.drain(DRAIN_TIMEOUT)
             return self._addresses.take(wanted)

@@ -15,6 +15,34 @@ _log = logging.getLogger(__name__)
 ORDERLY_ATTEMPTS = 3
 
 
+class BlockTaken(Exception):
+    """The block is another node's."""
+
+    def __init__(self, block: IPNetwork, owner: str) -> None:
+        super().__init__(f"block {block} of {owner}")
+        self.owner = owner
+
+
+def claim_this(cluster: Cluster, block: IPNetwork, node: str) -> int:
+    """The revision of the claim by which exactly this block is the node's from now on.
+
+    Asked of the store, not of what is known, which may be old. Raises BlockTaken, StoreError, ClusterError.
+    """
+    owner = cluster.owner(block)
+    if owner is None:
+        revision = cluster.claim(block, node)
+        owner = cluster.owner(block) if revision is None else None
+    elif owner[0] == node:
+        # The answer to a claim was lost, or to a giving back that is to do no harm from here on.
+        revision = cluster.affirm(block, node, owner[1])
+    else:
+        revision = None
+    if revision is None:
+        raise BlockTaken(block, owner[0] if owner else "another node")
+    _log.info("block %s claimed", block)
+    return revision
+
+
 def claim_block(
     cluster: Cluster,
     pods: PodRange,
@@ -22,15 +50,17 @@ def claim_block(
     init: shares.Init,
     claimed: ClaimedBlocks,
     own: Sequence[IPNetwork],
+    within: Sequence[IPNetwork] = (),
 ) -> tuple[IPNetwork, int]:
     """A block that is the node's from now on, and the revision of the claim.
 
     ``claimed`` has the blocks that have an owner as far as is known, of any range; what turns out to be taken is
-    added. ``own`` are the node's own, in the order in which they came. Raises RangeExhausted, StoreError.
+    added. ``own`` are the node's own, in the order in which they came. ``within`` are parts of the range of
+    which one must be in the block, if any are given: Weave has no order there. Raises RangeExhausted, StoreError.
     """
     for attempt in count(1):
-        if attempt > ORDERLY_ATTEMPTS:
-            block = shares.scattered_block(pods, claimed, node, attempt)
+        if within or attempt > ORDERLY_ATTEMPTS:
+            block = shares.scattered_block(pods, claimed, node, attempt, within)
         elif own:
             block = shares.further_block(pods, claimed, own)
         else:

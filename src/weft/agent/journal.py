@@ -18,9 +18,12 @@ from typing import Any
 
 from weft.ipam.ranges import IPAddress, IPNetwork
 
-#: The format of the file, in its user_version. 2 added the second address and the blocks.
-_FORMAT = 2
-_SECOND_ADDRESS = "ALTER TABLE attachments ADD COLUMN address6 TEXT"
+#: The format of the file, in its user_version. 2 added the second address and the blocks, 3 the pods' names.
+_FORMAT = 3
+_MIGRATIONS = {
+    1: "ALTER TABLE attachments ADD COLUMN address6 TEXT;",
+    2: "ALTER TABLE attachments ADD COLUMN pod TEXT NOT NULL DEFAULT '';",
+}
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS attachments (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,7 +34,8 @@ CREATE TABLE IF NOT EXISTS attachments (
     address TEXT,
     state TEXT NOT NULL,
     created REAL NOT NULL,
-    address6 TEXT
+    address6 TEXT,
+    pod TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_per_interface ON attachments (container_id, ifname)
     WHERE state != 'retiring';
@@ -43,7 +47,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 PRAGMA user_version = {_FORMAT};
 """
 
-_COLUMNS = "id, container_id, ifname, network, host_interface, address, state, created, address6"
+_COLUMNS = "id, container_id, ifname, network, host_interface, address, state, created, address6, pod"
 
 
 class JournalError(Exception):
@@ -63,7 +67,7 @@ class Attachment:
     """One interface of one container. The addresses are None where another IPAM plugin keeps them, or where the
     cluster has no range of that family.
 
-    ``created`` is in seconds since the epoch.
+    ``created`` is in seconds since the epoch. ``pod`` is NAMESPACE/NAME where the runtime named one.
     """
 
     id: int
@@ -75,6 +79,12 @@ class Attachment:
     state: State
     created: float
     address6: IPv6Address | None = None
+    pod: str = ""
+
+    @property
+    def holder(self) -> str:
+        """Who this is, for messages."""
+        return f"pod {self.pod} (container {self.container_id})" if self.pod else f"container {self.container_id}"
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -109,15 +119,17 @@ class Journal:
         host_interface: str,
         address: IPv4Address | None,
         address6: IPv6Address | None = None,
+        *,
+        pod: str = "",
     ) -> Attachment:
         """Write down an attachment that is about to be made."""
         made = Attachment(
-            0, container_id, ifname, network, host_interface, address, State.RESERVED, time.time(), address6
+            0, container_id, ifname, network, host_interface, address, State.RESERVED, time.time(), address6, pod
         )
         with self._transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO attachments (container_id, ifname, network, host_interface, address, state, created,"
-                " address6) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                " address6, pod) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     container_id,
                     ifname,
@@ -127,6 +139,7 @@ class Journal:
                     made.state,
                     made.created,
                     None if address6 is None else str(address6),
+                    pod,
                 ),
             )
         return replace(made, id=cursor.lastrowid or 0)
@@ -206,8 +219,8 @@ class Journal:
 
     def _migrate(self, version: int) -> None:
         """Bring the file to this format in one transaction, which a crash leaves undone or done."""
-        older = version == 1
-        self._connection.executescript(f"BEGIN; {_SECOND_ADDRESS if older else ''}; {_SCHEMA} COMMIT;")
+        steps = "".join(step for number, step in _MIGRATIONS.items() if 0 < version <= number)
+        self._connection.executescript(f"BEGIN; {steps} {_SCHEMA} COMMIT;")
 
     def _read(self, query: str, values: Sequence[str] = ()) -> list[Any]:
         """One question, which is a transaction of its own."""
@@ -232,8 +245,8 @@ class Journal:
                 raise JournalError(f"journal {self._path}: {error}") from error
 
 
-def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str | None]) -> Attachment:
-    number, container_id, ifname, network, host_interface, address, state, created, address6 = row
+def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str | None, str]) -> Attachment:
+    number, container_id, ifname, network, host_interface, address, state, created, address6, pod = row
     return Attachment(
         number,
         container_id,
@@ -244,4 +257,5 @@ def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str 
         State(state),
         created,
         None if address6 is None else IPv6Address(address6),
+        pod,
     )

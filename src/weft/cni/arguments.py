@@ -69,6 +69,11 @@ class PodArguments:
         """The pod out of ``Invocation.arguments``."""
         return cls(*(pairs.get(key, "") for key in _POD_KEYS))
 
+    @property
+    def key(self) -> str:
+        """NAMESPACE/NAME; empty where the runtime named no pod."""
+        return f"{self.namespace or 'default'}/{self.name}" if self.name else ""
+
     def to_arguments(self) -> dict[str, str]:
         """The pairs that containerd and CRI-O send."""
         values = (self.namespace, self.name, self.infra_container_id, self.uid)

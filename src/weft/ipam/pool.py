@@ -1,9 +1,9 @@
 """The addresses of one node's blocks."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, listed
 
 
 class PoolExhausted(Exception):
@@ -75,9 +75,9 @@ class Pool:
                 return address
         raise PoolExhausted(f"every address of block {block} is excluded")
 
-    def take(self) -> IPAddress:
-        """Hand out the next address. Raises PoolExhausted where none is free."""
-        address = self._next()
+    def take(self, within: Sequence[IPNetwork] = ()) -> IPAddress:
+        """Hand out the next address, of these networks if any are given. Raises PoolExhausted."""
+        address = self._next_within(within) if within else self._next()
         self.hold(address)
         return address
 
@@ -116,6 +116,16 @@ class Pool:
             if oldest:
                 return min(oldest, key=lambda item: item[1])[0]
         raise PoolExhausted(f"all {self.in_use} addresses of this node's {len(self._in_use)} blocks are in use")
+
+    def _next_within(self, networks: Sequence[IPNetwork]) -> IPAddress:
+        # By whole block, as _next draws: first what was never used, then what has rested longest.
+        for block in sorted(self._in_use, key=lambda block: not self._in_use[block]):
+            if not any(network.overlaps(block) for network in networks):
+                continue
+            for address in (*self._unused[block], *self._released[block]):
+                if any(address in network for network in networks):
+                    return address
+        raise PoolExhausted(f"no address of this node's blocks in {listed(networks)} is free")
 
     def _tick(self) -> int:
         self._clock += 1

@@ -127,17 +127,17 @@ def parse_ranges(ranges: str, block_sizes: str = "", excluded: str = "") -> tupl
     ``block_sizes`` are prefix lengths, ``excluded`` addresses, CIDRs or FIRST-LAST; both for any of the ranges, as
     everything here separated by commas. Raises ValueError naming the value and the mend.
     """
-    networks = [parse_range(text) for text in _listed(ranges)]
+    networks = [parse_range(text) for text in _separated(ranges)]
     versions = [network.version for network in networks]
     if versions not in ([4], [4, 6], [6, 4]):
         raise ValueError(f"{ranges!r}: give one IPv4 range, or one IPv4 and one IPv6 range, such as {_both()}")
     networks.sort(key=lambda network: network.version)
     prefixes = {network.version: usual_block_prefix(network) for network in networks}
-    for text in _listed(block_sizes):
+    for text in _separated(block_sizes):
         network = _range_of_block_size(text, networks)
         prefixes[network.version] = int(text.removeprefix("/"))
     left_out: dict[int, list[IPNetwork]] = {4: [], 6: []}
-    for text in _listed(excluded):
+    for text in _separated(excluded):
         for part in _excluded(text, networks):
             left_out[part.version].append(part)
     return tuple(
@@ -148,6 +148,11 @@ def parse_ranges(ranges: str, block_sizes: str = "", excluded: str = "") -> tupl
         )
         for network in networks
     )
+
+
+def listed(networks: Iterable[IPNetwork]) -> str:
+    """Networks as a sentence has them."""
+    return " or ".join(map(str, networks))
 
 
 def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | None:
@@ -190,11 +195,11 @@ def _excluded(text: str, networks: Sequence[IPNetwork]) -> list[IPNetwork]:
     for part in parts:
         inside = any(part.version == network.version and part.subnet_of(network) for network in networks)  # type: ignore[arg-type]
         if not inside:
-            raise ValueError(f"excluded {text!r} is not inside of {' or '.join(map(str, networks))}: leave it out")
+            raise ValueError(f"excluded {text!r} is not inside of {listed(networks)}: leave it out")
     return parts
 
 
-def _listed(text: str) -> list[str]:
+def _separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")] if text else []
 
 

@@ -7,13 +7,14 @@ The same arithmetic, done on paper by every node alike, gives the first places t
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
+from ipaddress import collapse_addresses
 from itertools import islice
 
 from weft.ipam.claimed import ClaimedBlocks
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, listed
 
 #: How many places that Weave's first peer would have donated are tried; each costs more than the one before.
 PLACES = 64
@@ -84,21 +85,25 @@ def further_block(pods: PodRange, claimed: ClaimedBlocks, own: Sequence[IPNetwor
     return middle_of_largest_gap(pods, claimed)
 
 
-def scattered_block(pods: PodRange, claimed: ClaimedBlocks, node: str, attempt: int) -> IPNetwork:
+def scattered_block(
+    pods: PodRange, claimed: ClaimedBlocks, node: str, attempt: int, within: Sequence[IPNetwork] = ()
+) -> IPNetwork:
     """A free block that depends on the node's name and the attempt: for nodes that lost a race for another.
 
     All that start at the same time look at the same places first; where each looks elsewhere afterwards, a
-    thousand of them need a few attempts each, not a thousand. Raises RangeExhausted where nothing is free.
+    thousand of them need a few attempts each, not a thousand. ``within`` are parts of the range, one of which the
+    block has to have addresses of. Raises RangeExhausted where nothing is free.
     """
-    free = claimed.gaps(pods)
-    total = sum(length for _, length in free)
+    parts = [replace(pods, network=network) for network in _whole_blocks(pods, within)] if within else [pods]
+    free = [(part, first, length) for part in parts for first, length in claimed.gaps(part)]
+    total = sum(length for _, _, length in free)
     if total == 0:
-        raise _exhausted(pods)
+        raise RangeExhausted(f"no block in {listed(within)} is free") if within else _exhausted(pods)
     digest = hashlib.sha256(f"{node}\0{attempt}".encode()).digest()
     chosen = int.from_bytes(digest[:16]) % total
-    for first, length in free:
+    for part, first, length in free:
         if chosen < length:
-            return pods.block(first + chosen)
+            return part.block(first + chosen)
         chosen -= length
     raise AssertionError("the gaps are shorter than their sum")
 
@@ -144,6 +149,15 @@ def _halves(share: IPNetwork, longest: int, nodes: int) -> list[IPNetwork]:
         return [share]
     lower, upper = share.subnets()
     return _halves(lower, longest, nodes // 2) + _halves(upper, longest, nodes - nodes // 2)
+
+
+def _whole_blocks(pods: PodRange, networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """The networks, smaller ones widened to their block, none of them twice."""
+    widened = (
+        network.supernet(new_prefix=pods.block_prefix) if network.prefixlen > pods.block_prefix else network
+        for network in networks
+    )
+    return list(collapse_addresses(widened))  # type: ignore[type-var]
 
 
 def _first_places(pods: PodRange, init: Init, node: str) -> Iterator[IPAddress]:

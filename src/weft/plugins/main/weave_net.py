@@ -11,7 +11,6 @@ import errno
 import hashlib
 import re
 import socket
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
@@ -31,6 +30,7 @@ from weft.cni import (
     ErrorCode,
     Interface,
     IPConfiguration,
+    PodArguments,
     Result,
     Route,
     delegate,
@@ -41,7 +41,8 @@ from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.interface import write_optional
 from weft.plugins.main.weave_gate import Gate, OpenGate
-from weft.plugins.main.weave_settings import Bridge, Settings, parse_settings, requested_addresses
+from weft.plugins.main.weave_requests import AddressRequest, Requests, requested_by_runtime
+from weft.plugins.main.weave_settings import Bridge, Settings, parse_settings
 from weft.plugins.plugin import PluginRequest
 
 HOST_PREFIX = "vethwepl"
@@ -66,7 +67,6 @@ class Reservation(Protocol):
 
 
 Reserved = TypeVar("Reserved", bound=Reservation)
-Requests = Callable[[PluginRequest], Sequence[IPv4Address | IPv6Address]]
 
 
 class AttachmentBook(Protocol[Reserved]):
@@ -95,9 +95,11 @@ class AttachmentBook(Protocol[Reserved]):
         host_interface: str,
         *,
         own_address: bool,
-        wanted: Sequence[IPv4Address | IPv6Address] = (),
+        wanted: AddressRequest | None = None,
+        pod: str = "",
     ) -> Reserved:
-        """Write an attachment down and take addresses for it, the wanted ones if any are. Raises CniError."""
+        """Write an attachment down and take addresses for it, the wanted ones if any are. ``pod`` is who it is
+        for, as NAMESPACE/NAME, where a runtime says so. Raises CniError."""
 
     def confirm(self, reservation: Reserved) -> None:
         """The interface is made."""
@@ -156,10 +158,10 @@ class WeaveNet(Generic[Reserved]):
     def __init__(
         self,
         book: AttachmentBook[Reserved],
-        requests: Requests = requested_addresses,
+        requests: Requests = requested_by_runtime,
         gate: Gate | None = None,
     ) -> None:
-        """``requests`` tells which addresses a call asks for; without a ``gate`` no policies are enforced."""
+        """``requests`` tells what a call asks for; without a ``gate`` no policies are enforced."""
         self._book = book
         self._requests = requests
         self._gate = gate or OpenGate()
@@ -182,7 +184,8 @@ class WeaveNet(Generic[Reserved]):
             request.configuration.name,
             host_interface_name(call.container_id, call.ifname),
             own_address=not settings.ipam_type,
-            wanted=() if settings.ipam_type else self._requests(request),
+            wanted=None if settings.ipam_type else self._requests(request),
+            pod=PodArguments.from_arguments(call.arguments).key,
         )
         try:
             assigned = (

@@ -1,12 +1,11 @@
-"""The keys of the plugin ``weave-net``, checked, and the addresses that a runtime asks for."""
+"""The keys of the plugin ``weave-net``, checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any, Protocol
 
 from weft.cni import CniError, ErrorCode, Result, Route
-from weft.plugins.plugin import PluginRequest
 
 TYPE = "weave-net"
 #: Bytes; the least that IPv4 asks of a link with room for a header (RFC 791).
@@ -78,35 +77,6 @@ def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
     if gateway is not None and gateway not in bridge.address.network:
         raise invalid("ipam.gateway", gateway, f"a pod reaches gateways in {bridge.address.network} only")
     return Settings(mtu or bridge.mtu, hairpin, "", gateway, given)
-
-
-def requested_addresses(request: PluginRequest) -> tuple[IPv4Address | IPv6Address, ...]:
-    """The addresses that a runtime asks for, in the place that counts: ``runtimeConfig.ips``, then
-    ``args.cni.ips``, then IP of CNI_ARGS; CIDR notation is fine, its prefix is the range's.
-
-    Raises CniError.
-    """
-    cni = (request.configuration.raw.get("args") or {}).get("cni") or {}
-    for key, given in (
-        ("runtimeConfig.ips", list(request.configuration.runtime.ips)),
-        ("args.cni.ips", cni.get("ips") if isinstance(cni, dict) else cni),
-        ("IP of CNI_ARGS", request.invocation.arguments.get("IP", "").split(",")),
-    ):
-        if not isinstance(given, list | None) or not all(isinstance(text, str) for text in given or ()):
-            raise invalid(key, given, "give a list of addresses")
-        if texts := [text.strip() for text in given or () if text.strip()]:
-            return _addresses(key, texts)
-    return ()
-
-
-def _addresses(key: str, texts: Sequence[str]) -> tuple[IPv4Address | IPv6Address, ...]:
-    found = []
-    for text in texts:
-        try:
-            found.append(ip_interface(text).ip)
-        except ValueError:
-            raise invalid(key, text, "give an address, such as 10.32.0.7") from None
-    return tuple(found)
 
 
 def invalid(key: str, value: object, mend: str) -> CniError:
