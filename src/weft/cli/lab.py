@@ -18,12 +18,12 @@ from weft.cli import lab_cluster, lab_policy
 from weft.cli.lab_policy import lab_errors, lab_option
 from weft.cli.tables import print_rows
 from weft.lab import check as proof
-from weft.lab import lifecycle, pods, state
-from weft.lab.network import NAMESPACES
+from weft.lab import lifecycle, nodes, pods, runtimes, state
 from weft.lab.topology import (
     DEFAULT_NAME,
     DEFAULT_RANGE,
     DEFAULT_UNDERLAY,
+    RUNTIMES,
     STORES,
     LabError,
     Settings,
@@ -31,7 +31,6 @@ from weft.lab.topology import (
     node_namespace,
     parse_labels,
     parse_ports,
-    pod_namespace,
 )
 
 
@@ -60,6 +59,9 @@ def command() -> None:
 @click.option(
     "--store", type=click.Choice(STORES), default=STORES[0], show_default=True, help="What holds the state."
 )
+@click.option(
+    "--runtime", type=click.Choice(RUNTIMES), default=RUNTIMES[0], show_default=True, help="What pods run in."
+)
 @lab_option
 def up(
     nodes: int,
@@ -69,6 +71,7 @@ def up(
     underlay: str,
     underlay_mtu: int,
     store: str,
+    runtime: str,
     lab: str,
 ) -> None:
     """Bring a lab up. One that is up with the same settings is kept, and repaired where needed."""
@@ -77,7 +80,9 @@ def up(
     console = Console(highlight=False)
     begun = time.monotonic()
     with lab_errors("up"):
-        settings = Settings(lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu, store)
+        settings = Settings(
+            lab, nodes, pods_per_node, pod_range, ipalloc_init, underlay, underlay_mtu, store, runtime
+        )
         if console.is_terminal:
             with console.status("lab") as live:
                 made, present = lifecycle.up(settings, lambda text: live.update(f"lab {lab}: {text}"))
@@ -157,16 +162,17 @@ def list_pods(output: str | None, lab: str) -> None:
     """List the pods."""
     with lab_errors("pods"):
         present = state.required(lab)
+        running = runtimes.of(present).running(present)
     rows = [
         {
             "name": pod.name,
-            "status": "Running" if pod.ip and pod.process and pod.process.alive else "Failed",
+            "status": "Running" if pod.ip and pod.name in running else "Failed",
             "ip": pod.ip,
             **({"ip6": pod.ip6} if pod.ip6 else {}),
             "node": pod.node,
             "labels": pod.labels,
             "containerID": pod.container_id,
-            "namespace": pod_namespace(lab, pod.node, pod.name),
+            "namespace": pod.netns,
             "podNamespace": pod.namespace,
         }
         for pod in sorted(present.pods, key=lambda pod: pod.name)
@@ -185,7 +191,7 @@ def list_nodes(output: str | None, lab: str) -> None:
     rows = [
         {
             "name": node.name,
-            "status": lifecycle.node_status(present, node),
+            "status": nodes.status(present, node),
             "internal-ip": node.address,
             **_agent_says(present, node.name),
             "namespace": node_namespace(lab, node.name),
@@ -204,17 +210,16 @@ def execute(target: str, words: tuple[str, ...], lab: str) -> None:
     with lab_errors("exec"):
         present = state.required(lab)
         if any(node.name == target for node in present.nodes):
-            enter = pods.enter_node(present, target)
+            enter = [*nodes.enter(present, target), "env", f"--chdir={Path.cwd()}"]
         elif any(pod.name == target for pod in present.pods):
-            pod = present.pod(target)
-            enter = ["nsenter", f"--net={NAMESPACES / pod_namespace(lab, pod.node, pod.name)}", "--"]
+            enter = runtimes.of(present).enter(present, present.pod(target))
         else:
             known = [*(node.name for node in present.nodes), *(pod.name for pod in present.pods)]
             raise LabError(f"no node or pod {target!r}; there are: {', '.join(known)}")
     # The command finds `weft` and the folder that it was called from.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"}
     sys.stdout.flush()
-    os.execvpe(enter[0], [*enter, "env", f"--chdir={Path.cwd()}", *words], environment)  # noqa: S606
+    os.execvpe(enter[0], [*enter, *words], environment)  # noqa: S606
 
 
 @command.command()

@@ -1,24 +1,18 @@
 """A lab comes up, is repaired, goes down."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 
-from weft.agent.status import fetch
-from weft.lab import etcd, network, pods, service, state
+from weft.lab import etcd, network, nodes, pods, runtimes, state
 from weft.lab.cluster import containers, control_plane, objects
 from weft.lab.node import STORE
-from weft.lab.state import LabState, NodeState, Process
-from weft.lab.topology import LabError, Settings, node_namespace, pod_namespace, underlay_namespace
+from weft.lab.state import LabState, NodeState
+from weft.lab.topology import LabError, Settings, node_namespace, underlay_namespace
 
-#: Seconds for a node's agent to be ready.
-READY_TIMEOUT = 30.0
 #: Seconds that a node gets to stop before it is killed.
 STOP_TIMEOUT = 12.0
 Say = Callable[[str], None]
@@ -42,6 +36,7 @@ def up(settings: Settings, say: Say = lambda text: None) -> tuple[LabState, bool
             _remove(settings.name, present)
         if settings.store == "etcd":
             etcd.require()
+        runtimes.by_name(settings.runtime).require()
         lab = LabState(settings, _nodes(settings))
         try:
             _make(lab, say)
@@ -60,16 +55,6 @@ def down(name: str) -> list[str]:
         except LabError:
             lab = None  # an unreadable file keeps nothing from being removed
         return _remove(name, lab)
-
-
-def node_status(lab: LabState, node: NodeState) -> str:
-    """A node's condition in kubectl's words."""
-    if node.process is None or not node.process.alive:
-        return "NotReady"
-    try:
-        return "Ready" if fetch(lab.status_socket(node.name), "/status")[0] == 200 else "NotReady"
-    except OSError:
-        return "NotReady"
 
 
 def _nodes(settings: Settings) -> list[NodeState]:
@@ -105,8 +90,8 @@ def _make(lab: LabState, say: Say) -> None:
         )  # fmt: skip
         _start_node(lab, node)
         # The next node looks for its addresses when this one has its own: so they come out in Weave's order.
-        _await_ready(lab, node)
-    _await_peers(lab)
+        _await_node(lab, node)
+    nodes.await_peers(lab)
     if lab.has_api:
         objects.await_ready_nodes(lab)
     wanted = [
@@ -147,55 +132,17 @@ def _store_options(lab: LabState) -> list[str]:
 
 def _start_node(lab: LabState, node: NodeState) -> None:
     settings = lab.settings
-    lab.node_folder(node.name).mkdir(mode=0o700, parents=True, exist_ok=True)
     options = ["--range", settings.range, *_store_options(lab)]
     if lab.has_api:
         objects.register(lab, node)
     if settings.ipalloc_init:
         options += ["--ipalloc-init", settings.ipalloc_init]
-    namespace = network.NAMESPACES / node_namespace(settings.name, node.name)
-    process = subprocess.Popen(
-        ["nsenter", f"--net={namespace}", "--", "unshare", "--mount", "--uts", "--propagation=slave", "--",
-         sys.executable, "-m", "weft.lab.node", str(lab.folder), node.name, *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=service.environment(),
-    )  # fmt: skip
-    node.process = Process.of(process.pid)
-    lab.write()
+    nodes.start(lab, node, list(runtimes.of(lab).node_namespaces), options)
 
 
-def _await_ready(lab: LabState, node: NodeState) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT
-    while node_status(lab, node) != "Ready":
-        log = lab.agent_log(node.name)
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        refused = any("ended with status 2" in line for line in lines)
-        dead = node.process is None or not node.process.alive
-        if refused or dead or time.monotonic() > deadline:
-            said = [line for line in lines if "starting it again" not in line]
-            raise LabError(f"node {node.name} is not ready: {said[-1] if said else 'no word from its agent'}")
-        time.sleep(0.02)
-
-
-def _await_peers(lab: LabState) -> None:
-    """Wait until every node knows the way to every other."""
-    deadline = time.monotonic() + READY_TIMEOUT
-    for node in lab.nodes:
-        while len(_peers_with_blocks(lab, node.name)) < len(lab.nodes) - 1:
-            if time.monotonic() > deadline:
-                raise LabError(f"node {node.name} does not find its peers: see 'weft lab logs {node.name}'")
-            time.sleep(0.02)
-
-
-def _peers_with_blocks(lab: LabState, node: str) -> list[str]:
-    try:
-        report = json.loads(fetch(lab.status_socket(node), "/report")[1])
-    except (OSError, ValueError):
-        return []
-    return [peer["name"] for peer in report["peers"] if peer["blocks"]]
+def _await_node(lab: LabState, node: NodeState) -> None:
+    nodes.await_ready(lab, node)
+    runtimes.of(lab).await_node(lab, node)
 
 
 def _repair(lab: LabState, say: Say) -> bool:
@@ -211,9 +158,14 @@ def _repair(lab: LabState, say: Say) -> bool:
             say(f"node {node.name} starts again")
             _end_processes([node_namespace(lab.settings.name, node.name)])
             _start_node(lab, node)
-            _await_ready(lab, node)
+            _await_node(lab, node)
             repaired = True
-    for pod in [pod for pod in lab.pods if not (pod.ip and pod.process and pod.process.alive)]:
+    runtime = runtimes.of(lab)
+    if strays := runtime.remove_strays(lab):
+        say(f"{strays} sandboxes of no pod are removed")
+        repaired = True
+    running = runtime.running(lab)
+    for pod in [pod for pod in lab.pods if not (pod.ip and pod.name in running)]:
         say(f"pod {pod.name} starts again")
         pods.remove(lab, pod)
         again = pods.new_pod(pod.name, pod.node, pod.labels, pod.namespace, pod.ports)
@@ -259,7 +211,7 @@ def _end_processes(names: Sequence[str]) -> None:
 def _namespaces(lab: LabState) -> list[str]:
     name = lab.settings.name
     return [
-        *(pod_namespace(name, pod.node, pod.name) for pod in lab.pods),
+        *runtimes.of(lab).namespaces(lab),
         *(node_namespace(name, node.name) for node in lab.nodes),
         underlay_namespace(name),
     ]

@@ -2,7 +2,8 @@
 
 In a lab with an API server it is the node's kubelet too.
 
-Started as ``nsenter --net=… unshare --mount --uts -- python -m weft.lab.node LAB-FOLDER NODE AGENT-OPTION…``.
+Started as ``nsenter --net=… unshare --mount --uts -- python -m weft.lab.node LAB-FOLDER NODE RUNTIME
+AGENT-OPTION…``.
 """
 
 import logging
@@ -15,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from weft.lab import runtimes
+
 #: Seconds before a dead agent is started again: at first, and at most.
 SHORTEST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
@@ -24,7 +27,7 @@ STOP_TIMEOUT = 10.0
 STORE = "/var/lib/weft-store"
 
 
-def main(lab_folder: str, node: str, *options: str) -> int:
+def main(lab_folder: str, node: str, runtime: str, *options: str) -> int:
     """Be a node until SIGTERM."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -33,7 +36,9 @@ def main(lab_folder: str, node: str, *options: str) -> int:
     folder = Path(lab_folder) / "nodes" / node
     log_path = folder / "agent.log"
     # Opened while it can be seen: the folder hides behind the private /var/lib.
-    with log_path.open("ab") as log:
+    with log_path.open("ab") as log, (folder / f"{runtime}.log").open("ab") as runtime_log:
+        side = runtimes.on_node(runtime)
+        side.lay(Path(lab_folder), folder)
         make_private(Path(lab_folder), folder)
         subprocess.run([sys.executable, "-m", "weft", "cni", "install"], check=True, stdout=log, stderr=log)
         agent = Supervisor([sys.executable, "-m", "weft", "agent", "--node-name", node, *options], log.fileno())
@@ -46,19 +51,18 @@ def main(lab_folder: str, node: str, *options: str) -> int:
             kubelet = Kubelet(Path(lab_folder).name, node, Path(STORE), agent, stopping)
             thread = threading.Thread(target=kubelet.run, name="kubelet")
             thread.start()
+        program = side.program()
+        if program is not None:
+            beside = Supervisor(program, runtime_log.fileno(), runtime)
+            threading.Thread(target=beside.run, args=(stopping,), name=runtime).start()
         agent.run(stopping)
     return 0
 
 
 def make_private(lab_folder: Path, folder: Path) -> None:
-    """Lay the node's own folders over the machine's, and keep the machine's namespaces in sight.
-
-    ``/run/netns`` stays a slave of the machine's: a pod's namespace that is made later appears here, too.
-    """
-    for name in ("etc-cni", "opt-cni", "var-lib", "run", "run/netns", "var-lib/weft-store"):
+    """Lay the node's own folders over the machine's."""
+    for name in ("etc-cni", "opt-cni", "var-lib", "run", "var-lib/weft-store"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "--rbind"]
-    subprocess.run([*mount, "/run/netns", folder / "run" / "netns"], check=True)
     subprocess.run(["mount", "--bind", lab_folder / "store", folder / "var-lib" / "weft-store"], check=True)
     for name, place in (
         ("etc-cni", "/etc/cni"),
@@ -66,7 +70,7 @@ def make_private(lab_folder: Path, folder: Path) -> None:
         ("run", "/run"),
         ("var-lib", "/var/lib"),
     ):
-        subprocess.run([*mount, folder / name, place], check=True)
+        subprocess.run(["mount", "--rbind", folder / name, place], check=True)
 
 
 class Supervisor:

@@ -175,7 +175,7 @@ def pod_manifest(pod: PodState) -> Manifest:
     """A lab's pod as Kubernetes has one."""
     listed = [{"ip": address} for address in pod.addresses.values()]
     item = pod_object(pod)
-    item["metadata"]["uid"] = pod.container_id[:32]
+    item["metadata"]["uid"] = pod.uid
     item["status"] = {"phase": "Running", **({"podIP": pod.ip, "podIPs": listed} if pod.ip else {})}
     return item
 

@@ -1,6 +1,7 @@
 """What a lab consists of, in ``lab.json``: written before anything is made, so that all of it can be removed."""
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,10 @@ class NodeState:
 
 @dataclass(slots=True)
 class PodState:
-    """A pod: where it is, how the runtime knows it, its addresses once it is attached."""
+    """A pod: where it is, how the runtime knows it, its addresses once it is attached.
+
+    ``uid`` is Kubernetes' and outlives sandboxes; ``container_id`` is what CNI is told: the sandbox's.
+    """
 
     name: str
     node: str
@@ -55,6 +59,9 @@ class PodState:
     #: Named ports of its containers: name to ``tcp/80``.
     ports: dict[str, str] = field(default_factory=dict)
     ip6: str = ""
+    uid: str = ""
+    #: The name of its network namespace, where its runtime keeps namespaces.
+    netns: str = ""
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -125,7 +132,11 @@ class LabState:
 
     def control_socket(self, pod: PodState) -> Path:
         """Where a pod takes orders."""
-        return self.folder / "pods" / f"{pod.container_id[:12]}.sock"
+        return self.pod_folder(pod) / "control.sock"
+
+    def pod_folder(self, pod: PodState) -> Path:
+        """What a pod has of files. Its name may be longer than the path of a socket."""
+        return self.folder / "pods" / hashlib.sha256(pod.name.encode()).hexdigest()[:12]
 
     def node(self, name: str) -> NodeState:
         """A node by its name. Raises LabError, naming those that there are."""

@@ -11,6 +11,8 @@ DEFAULT_UNDERLAY = "172.25.1.0/24"
 LARGEST = 100
 #: Engines that can hold a lab's state.
 STORES = ("sqlite", "etcd", "kubernetes")
+#: What a lab's pods can run in.
+RUNTIMES = ("processes",)
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LAB_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
@@ -36,12 +38,15 @@ class Settings:
     underlay: str
     underlay_mtu: int
     store: str = "sqlite"
+    runtime: str = "processes"
 
     def check(self) -> None:
         """Raise LabError for the first setting that cannot be used."""
         check_lab_name(self.name)
         if self.store not in STORES:
             raise LabError(f"--store {self.store}: give {' or '.join(STORES)}", usage=True)
+        if self.runtime not in RUNTIMES:
+            raise LabError(f"--runtime {self.runtime}: give {' or '.join(RUNTIMES)}", usage=True)
         if not 1 <= self.nodes <= LARGEST:
             raise LabError(f"--nodes {self.nodes}: give 1 to {LARGEST}", usage=True)
         if not 0 <= self.pods_per_node <= 250:
@@ -67,7 +72,16 @@ class Settings:
         """In which settings another lab differs, in words."""
         return [
             f"--{name.replace('_', '-')} {getattr(other, name)} instead of {getattr(self, name)}"
-            for name in ("nodes", "pods_per_node", "range", "ipalloc_init", "underlay", "underlay_mtu", "store")
+            for name in (
+                "nodes",
+                "pods_per_node",
+                "range",
+                "ipalloc_init",
+                "underlay",
+                "underlay_mtu",
+                "store",
+                "runtime",
+            )
             if getattr(self, name) != getattr(other, name)
         ]
 

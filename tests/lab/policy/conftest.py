@@ -11,7 +11,7 @@ import yaml
 
 from tests.lab.policy.cases import Step
 from tests.policy.clusters import policy
-from weft.lab import lifecycle, network, pods, policies, policy_check, state
+from weft.lab import lifecycle, network, nodes, pods, policies, policy_check, state
 from weft.lab.state import LabState
 from weft.lab.topology import Settings, node_namespace, pod_namespace
 
@@ -32,7 +32,7 @@ class Cluster:
 
     def on_node(self, number: int, *command: str) -> str:
         """What a command prints on a node."""
-        return network.run(*pods.enter_node(self.lab, self.lab.nodes[number].name), *command)
+        return network.run(*nodes.enter(self.lab, self.lab.nodes[number].name), *command)
 
     def address(self, pod: str) -> str:
         return self.lab.pod(f"{pod[0]}-{pod[1]}").ip

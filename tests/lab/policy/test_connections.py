@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from tests.lab.policy.cases import ALL, DENY_BOTH, POD_B, A, Step, allow_from
 from tests.lab.policy.conftest import Cluster
 from tests.namespaces import inside
-from weft.lab import network, pods, policy_check
+from weft.lab import network, nodes, pods, policy_check
 
 DENY_X = Step({"deny": f"x {ALL}"}, {})
 
@@ -117,7 +117,7 @@ def test_services_are_judged_by_the_pod_behind(cluster: Cluster) -> None:
         f"  ip saddr {cluster.address('xa')} ip daddr {cluster.address('xa')} masquerade\n }}\n}}\n"
     )
     policy_check.prove(cluster.lab, [("tcp", 81)])  # every pod answers on 81
-    network.run(*pods.enter_node(cluster.lab, near.node), "nft", "-f", "-", stdin=table)
+    network.run(*nodes.enter(cluster.lab, near.node), "nft", "-f", "-", stdin=table)
     try:
         egress = "policyTypes: [Egress]\negress: [{to: [{podSelector: {}}], ports: [{port: 81}]}]"
         cluster.put(Step({"p": f"x {A}\n{egress}"}, {}))
@@ -132,7 +132,7 @@ def test_services_are_judged_by_the_pod_behind(cluster: Cluster) -> None:
         cluster.put(Step({"p": DENY_BOTH}, {}))
         assert [reached(number) for number in (1, 2, 3, 4)] == [False, False, False, True]
     finally:
-        network.run(*pods.enter_node(cluster.lab, near.node), "nft", "delete", "table", "ip", "services")
+        network.run(*nodes.enter(cluster.lab, near.node), "nft", "delete", "table", "ip", "services")
 
 
 def test_policies_outlive_the_agent(cluster: Cluster) -> None:

@@ -101,13 +101,15 @@ def publish(lab: LabState) -> Versions:
         }
         for key, item in present.items():
             pod = wanted.get(key)
-            if pod is None or item["metadata"]["annotations"][CONTAINER_ID] != pod.container_id:
+            if pod is None or item["metadata"]["uid"] != pod.uid:
                 api.delete(_pod_path(*key))
         for key, pod in wanted.items():
             found = present.get(key)
-            if found and found["metadata"]["annotations"][CONTAINER_ID] != pod.container_id:
+            if found and found["metadata"]["uid"] != pod.uid:
                 found = None
-            _keep_version(versions, "pods", _publish_pod(api, lab, pod, found))
+            item = _publish_pod(api, lab, pod, found)
+            pod.uid = item["metadata"]["uid"]
+            _keep_version(versions, "pods", item)
     return versions
 
 

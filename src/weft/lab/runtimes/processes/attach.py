@@ -1,8 +1,8 @@
 """Attaches and detaches pods from inside a node, as a container runtime does: the first network of
 ``/etc/cni/net.d``, executables from ``/opt/cni/bin``.
 
-Started in the node's namespaces as ``python -m weft.lab.attach``; reads a list of jobs as JSON on standard
-input, prints a line of JSON per job as it is done.
+Started in the node's namespaces as ``python -m weft.lab.runtimes.processes.attach``; reads a list of jobs as
+JSON on standard input, prints a line of JSON per job as it is done.
 """
 
 import sys
@@ -28,6 +28,7 @@ class Job(msgspec.Struct, frozen=True):
     container_id: str
     netns: str
     namespace: str = "default"
+    uid: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
     """Do one job."""
-    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={job.namespace};K8S_POD_NAME={job.pod}"
+    args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={job.namespace};K8S_POD_NAME={job.pod};K8S_POD_UID={job.uid}"
     attachment = Attachment(job.container_id, job.netns, args=args)
     try:
         if job.verb == "del":
