@@ -43,11 +43,13 @@ class Cluster:
             name = pod.name.replace("-", "")
             pod.labels = {"pod": name[1], **step.labels.get(name, {})}
         self.lab.namespaces = {name: dict(step.labels.get(name, {})) for name in "xyz"}
+        wanted = [*manifests, *(self.manifest(name, text) for name, text in step.policies.items())]
+        # What stays is there at any moment: an agent may start just now.
+        kept = {policies.policy_path(self.lab, manifest) for manifest in wanted}
         for path in self.lab.policies.glob("networkpolicy.*"):
-            path.unlink()
-        policies.apply(
-            self.lab, [*manifests, *(self.manifest(name, text) for name, text in step.policies.items())]
-        )
+            if path not in kept:
+                path.unlink()
+        policies.apply(self.lab, wanted)
 
     def manifest(self, name: str, text: str) -> dict[str, Any]:
         namespace, spec = text.split(" ", 1)
