@@ -63,12 +63,17 @@ def new_node(storage: Storage, name: str) -> None:
     storage.create(kind("Node"), "", {"metadata": {"name": name}, "spec": {}, "status": {"conditions": []}})
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Cluster]:
-    storage = Storage()
+def apply_manifest(storage: Storage) -> None:
+    """What ``kubectl apply`` makes of it: the agents' rights."""
     for document in yaml.safe_load_all(MANIFEST.read_text()):
         item = kind(document["kind"])
         storage.create(item, "kube-system" if item.namespaced else "", document)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Cluster]:
+    storage = Storage()
+    apply_manifest(storage)
     for name in NAMES:
         new_node(storage, name)
     access = tmp_path / "kubeconfig"

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import PRESENCE, Cluster, ClusterError, NodeRecord
+from weft.agent.cni_configuration import write_configuration
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import BlockLost, Enrolment
@@ -28,6 +29,8 @@ from weft.agent.policy import gate, in_force, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
+from weft.agent.requests import open_objects
+from weft.agent.requests.pods import PodRequests
 from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
 from weft.agent.status import StatusServer
@@ -43,12 +46,12 @@ from weft.ipam.shares import RangeExhausted
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import WeaveNet
+from weft.plugins.main.weave_requests import requested_by_runtime
 from weft.plugins.main.weave_settings import TYPE
 from weft.store import StoreError, open_when_possible
 
 _log = logging.getLogger(__name__)
 
-CONFIG_FILE = "10-weave.conflist"
 #: Seconds between two looks at what others may have changed in the kernel.
 REPAIR_INTERVAL = 30.0
 #: Seconds between two looks for a DEL that the launcher could not hand over although the agent runs.
@@ -131,7 +134,10 @@ class Agent:
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._policy = open_policy(settings)
         self._leases = leases.open_daemon(settings)
-        attach = WeaveNet(self._attachments, gate=gate(settings, self._policy))
+        self._objects = open_objects(settings)
+        asked = PodRequests(lambda: self._addresses.ranges, self._journal, self._objects)
+        requests = asked if settings.annotations else requested_by_runtime
+        attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
         self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
 
@@ -183,6 +189,8 @@ class Agent:
         return again
 
     def _close(self) -> None:
+        if self._objects is not None:
+            self._objects.close()
         self._foreign.close()
         self._store.close()
         self._journal.close()
@@ -253,6 +261,8 @@ class Agent:
         }
         if self._leases is not None:
             tasks["dhcp"] = self._leases.run
+        if self._objects is not None:
+            tasks["namespaces"] = partial(self._objects.follow, self._ending)
         for name, task in tasks.items():
             self._start_thread(name, task)
 
@@ -329,32 +339,6 @@ class Agent:
 
     def _remove_peer(self, name: str) -> str:
         return remove_peer(self._cluster, name, self._node.name)
-
-
-def write_configuration(folder: Path, hairpin: bool) -> None:
-    """Write the CNI configuration whole or not at all, last of all things; one that is there is kept.
-
-    1.0.0 is the version that runtimes without ``cniVersions`` read: older containerd refuses 1.1.0.
-    """
-    path = folder / CONFIG_FILE
-    if path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "cniVersion": "1.0.0",
-        "cniVersions": ["1.0.0", "1.1.0"],
-        "name": "weave",
-        "plugins": [
-            {"type": TYPE, "hairpinMode": hairpin},
-            {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
-        ],
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def _require_namespaces() -> None:

@@ -24,7 +24,8 @@ class Settings:
     """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None.
 
     ``ranges`` have the usual block sizes, which the cluster's own replace, unless ``block_size_given``.
-    Without a ``dhcp_socket`` the agent keeps no DHCP leases.
+    Without a ``dhcp_socket`` the agent keeps no DHCP leases. With ``annotations`` pods ask for addresses by them;
+    ``request_api`` is the API server that tells those which no runtime does, empty where there is none.
     """
 
     node_name: str
@@ -43,6 +44,8 @@ class Settings:
     hairpin: bool
     log_level: str
     policy: PolicySettings
+    annotations: bool
+    request_api: str
 
     @property
     def cni_socket(self) -> Path:
@@ -87,11 +90,17 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
     hairpin = text("hairpin", "true").lower()
     if hairpin not in ("true", "false"):
         raise SettingsError(f"HAIRPIN_MODE {hairpin!r}: use true or false")
+    store = text("store", f"sqlite://{state_dir}/store.db")
+    request_api = text("request-api", store if store.startswith("kubernetes://") else "")
+    if request_api and request_api != "off" and not request_api.startswith("kubernetes://"):
+        raise SettingsError(
+            f"--request-api {request_api!r}: write kubernetes://, kubernetes:///PATH/OF/KUBECONFIG, or off"
+        )
     return Settings(
         node_name=node_name,
         ranges=ranges,
         block_size_given=bool(values.get("block-size")),
-        store=text("store", f"sqlite://{state_dir}/store.db"),
+        store=store,
         init=init,
         node_address=_address(values.get("node-address")),
         mtu=_mtu(values.get("mtu")),
@@ -104,6 +113,8 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         hairpin=hairpin == "true",
         log_level=_log_level(text("log-level", "info")),
         policy=_policy(values),
+        annotations=request_api != "off",
+        request_api="" if request_api == "off" else request_api,
     )
 
 

@@ -33,6 +33,12 @@ _OPTIONS = (
     ("dhcp-socket", "WEFT_DHCP_SOCKET", "Socket of the DHCP daemon, or off (default dhcp.sock in the run-dir)."),
     ("http-address", "WEAVE_HTTP_ADDR", "Address of the status API, or off (default 127.0.0.1:6784)."),
     ("metrics-address", "WEAVE_METRICS_ADDR", "Address of /metrics alone, or off (default off)."),
+    (
+        "request-api",
+        "WEFT_REQUEST_API",
+        "API server that tells which addresses pods ask for by annotations: kubernetes://, or with a kubeconfig's "
+        "path (default: the store's, if it is one); off for none.",
+    ),
     ("hairpin", "HAIRPIN_MODE", "Whether a pod may reach itself through a service: true or false (default true)."),
     ("log-level", "WEFT_LOG_LEVEL", "debug, info, warning or error (default info)."),
     *POLICY_OPTIONS,

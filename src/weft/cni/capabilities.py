@@ -14,6 +14,8 @@ from weft.cni.errors import CniError, ErrorCode
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 #: Bits, or bits per second.
 Bits = Annotated[int, msgspec.Meta(ge=0)]
+#: The capability by which containerd (1.5) and CRI-O (1.28) send a Kubernetes pod's annotations.
+POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 
 
 class _Shape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -59,6 +61,7 @@ class CapabilityArgs(_Shape, frozen=True, kw_only=True):
     """Arguments by capability; one that is not given is not sent.
 
     ``ip_ranges`` has a list of ranges per address that is wanted; ``ips`` are addresses with or without prefix.
+    ``pod_annotations`` is none of the conventions', and None where the runtime says nothing of them.
     """
 
     port_mappings: tuple[PortMapping, ...] = ()
@@ -71,10 +74,11 @@ class CapabilityArgs(_Shape, frozen=True, kw_only=True):
     device_id: str = msgspec.field(default="", name="deviceID")
     aliases: tuple[str, ...] = ()
     cgroup_path: str = ""
+    pod_annotations: dict[str, str] | None = msgspec.field(default=None, name="io.kubernetes.cri.pod-annotations")
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
-        """Read what a runtime sent; capabilities beyond the well-known ones are passed over.
+        """Read what a runtime sent; capabilities beyond those here are passed over.
 
         Raises CniError 7, naming the place.
         """

@@ -157,9 +157,9 @@ class Client:
         assert config is not None  # noqa: S101  # from_one names its context
         return cls(config, path)
 
-    def get(self, path: str, *, accept: str = "application/json") -> Object:
-        """An object."""
-        return self._object("GET", path, headers={"Accept": accept})
+    def get(self, path: str, *, accept: str = "application/json", timeout: float | None = None) -> Object:
+        """An object. With a ``timeout``, seconds to connect and for each part of the answer, it is asked once."""
+        return self._object("GET", path, headers={"Accept": accept}, timeout=timeout)
 
     def create(self, path: str, body: Object) -> Object:
         """Write an object that must not exist: ApiError with reason AlreadyExists where it does."""
@@ -240,15 +240,18 @@ class Client:
         body: Object | None = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Object:
         content = None if body is None else msgspec.json.encode(body)
         wanted = {"Content-Type": "application/json", **(headers or {})}
-        for attempt in range(_ATTEMPTS):
-            last = attempt == _ATTEMPTS - 1
+        attempts = _ATTEMPTS if timeout is None else 1
+        limits = httpx2.USE_CLIENT_DEFAULT if timeout is None else httpx2.Timeout(timeout)
+        for attempt in range(attempts):
+            last = attempt == attempts - 1
             try:
                 with _translated(self.server):
                     answer = self._http.request(
-                        method, path, content=content, params=dict(params or {}), headers=wanted
+                        method, path, content=content, params=dict(params or {}), headers=wanted, timeout=limits
                     )
             except Unreachable as error:
                 # A connection kept from before the server's restart: what changes nothing can be asked again.
