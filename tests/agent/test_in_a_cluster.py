@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,25 +71,33 @@ def apply_manifest(storage: Storage) -> None:
         storage.create(item, "kube-system" if item.namespaced else "", document)
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Cluster]:
+@contextmanager
+def serve_with_rights(folder: Path, names: tuple[str, ...], *options: str) -> Iterator[Cluster]:
+    """Nodes that are up, and an API server that has the manifest."""
     storage = Storage()
     apply_manifest(storage)
-    for name in NAMES:
+    for name in names:
         new_node(storage, name)
-    access = tmp_path / "kubeconfig"
+    access = folder / "kubeconfig"
     access.write_text(kubeconfig(f"http://{ADDRESS[0]}:{ADDRESS[1]}", token="kube-system/weave-net"))  # noqa: S106
-    options = ("--range", "10.244.0.0/16", "--store", f"kubernetes://{access}")
-    with cluster(tmp_path, NAMES, *options) as nodes:
+    with cluster(
+        folder, names, "--range", "10.244.0.0/16", "--store", f"kubernetes://{access}", *options
+    ) as nodes:
         result = Cluster(nodes, storage, serve(nodes[0].wire, storage))
         try:
             for node in nodes:
                 node.start()
-            for node in nodes:
-                assert eventually(lambda node=node: [peer for peer in node.report()["peers"] if peer["blocks"]])
             yield result
         finally:
             result.server.stop()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Cluster]:
+    with serve_with_rights(tmp_path, NAMES) as result:
+        for node in result.nodes:
+            assert eventually(lambda node=node: [peer for peer in node.report()["peers"] if peer["blocks"]])
+        yield result
 
 
 def test_a_network_over_the_api_server(made: Cluster) -> None:

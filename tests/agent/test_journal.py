@@ -85,9 +85,11 @@ def test_a_foreign_or_newer_file_is_refused_and_kept(path: Path) -> None:
     assert path.read_bytes().startswith(b"something else")
     path.unlink()
     newer = Journal(path)
-    newer._connection.execute("PRAGMA user_version = 4")
+    newer._connection.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(JournalError, match="newer Weft"):
+    with pytest.raises(
+        JournalError, match=r"newer Weft \(format 99, this one reads up to \d+\): start that one again"
+    ):
         Journal(path)
 
 
@@ -125,13 +127,41 @@ def test_a_journal_of_the_first_format_is_taken_over_without_loss(path: Path) ->
     assert journal.released() == [address(9), address(3), IPv6Address("fd00::3")]
 
 
-def test_a_journal_of_the_second_format_is_taken_over_too(path: Path) -> None:
+def test_a_journal_of_an_earlier_format_is_taken_over_too(path: Path) -> None:
     journal = Journal(path)
     kept = journal.reserve("c", "eth0", "weave", "v", address(2))
-    journal._connection.executescript("ALTER TABLE attachments DROP COLUMN pod; PRAGMA user_version = 2;")
+    journal._connection.executescript(
+        "ALTER TABLE attachments DROP COLUMN pod_uid; ALTER TABLE attachments DROP COLUMN termination_grace;"
+        "PRAGMA user_version = 3;"
+    )
+    journal.close()
+    assert Journal(path).attachments() == [kept]
+    journal = Journal(path)
+    journal._connection.executescript(
+        "ALTER TABLE attachments DROP COLUMN pod_uid; ALTER TABLE attachments DROP COLUMN termination_grace;"
+        "ALTER TABLE attachments DROP COLUMN pod; PRAGMA user_version = 2;"
+    )
     journal.close()
     for _ in range(2):
         assert Journal(path).attachments() == [kept]
+    journal = Journal(path)
+    journal.reserve("d", "eth0", "weave", "w", address(3), pod="a/b", pod_uid="1-2")
+    journal.note_termination_grace(journal.attachments()[1], 45)
+    assert [(item.pod, item.pod_uid, item.termination_grace) for item in journal.attachments()] == [
+        ("", "", None),
+        ("a/b", "1-2", 45),
+    ]
+
+
+def test_who_retires_an_attachment_first_is_told_so(path: Path) -> None:
+    journal = Journal(path)
+    made = journal.reserve("a", "eth0", "weave", "v", address(2))
+    assert journal.set_state(made, State.ATTACHED)
+    assert journal.set_state(made, State.RETIRING)
+    assert not journal.set_state(made, State.RETIRING)
+    assert not journal.set_state(made, State.ATTACHED)
+    journal.forget([made])
+    assert not journal.set_state(made, State.ATTACHED)
 
 
 def test_blocks_are_remembered_in_their_order_until_they_are_dropped(path: Path) -> None:

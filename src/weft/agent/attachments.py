@@ -67,12 +67,15 @@ class Attachments:
         own_address: bool,
         wanted: AddressRequest | None = None,
         pod: str = "",
+        pod_uid: str = "",
     ) -> Attachment:
         taken: tuple[IPAddress, ...] = ()
         try:
             if own_address:
                 taken = self._take(wanted)
-            return self._journal.reserve(container_id, ifname, network, host_interface, *by_family(taken), pod=pod)
+            return self._journal.reserve(
+                container_id, ifname, network, host_interface, *by_family(taken), pod=pod, pod_uid=pod_uid
+            )
         except (AddressesExhausted, AddressTaken) as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
         except AddressRefused as error:
@@ -90,11 +93,17 @@ class Attachments:
             return self._addresses.take(wanted)
 
     def confirm(self, reservation: Attachment) -> None:
-        self._journal.set_state(reservation, State.ATTACHED)
+        if not self._journal.set_state(reservation, State.ATTACHED):
+            # A GC in the middle of the ADD: its address may be another's already.
+            self.host.attempt([links.delete_link(name=reservation.host_interface)])
+            raise CniError(
+                ErrorCode.TRY_AGAIN_LATER,
+                f"container {reservation.container_id} was given up while it was attached: add it again",
+            )
 
     def retire(self, reservation: Attachment) -> None:
-        self._journal.set_state(reservation, State.RETIRING)
-        self._reaper.retire(reservation, self.host)
+        if self._journal.set_state(reservation, State.RETIRING):
+            self._reaper.retire(reservation, self.host)
 
     def wait_for_retired(self) -> None:
         self._reaper.drain(DRAIN_TIMEOUT)
@@ -156,15 +165,25 @@ class Attachments:
                     self._addresses.release(attachment.addresses)
         _log.info("%d attachments kept, %d leftovers removed", len(kept), len(gone))
 
+    def observe(
+        self, host: RouteSocket, known: Iterable[Attachment]
+    ) -> tuple[frozenset[str], frozenset[IPAddress]]:
+        """The names of the node's devices, and the addresses of pods behind ports of the bridge that are of none
+        of the known attachments; those only where an attachment has lost its own. Raises NetlinkError.
+        """
+        present = links.dump_links(host)
+        names = frozenset(link.name for link in present)
+        expected = {item.host_interface for item in known}
+        holders: set[IPAddress] = set()
+        if not expected <= names:
+            for link in present:
+                if link.master == self.bridge.index and link.name not in expected:
+                    holders.update(_addresses_behind(link, host))
+        return names, frozenset(holders)
+
     def _adopt(self, link: Link, host: RouteSocket) -> None:
         """Write down what the journal has lost: the pod's address is read through the pair, without its ID."""
-        found: list[IPAddress] = []
-        if link.peer_namespace_id is not None:
-            for item in addresses.dump_addresses(
-                host, link.peer_index, target_namespace_id=link.peer_namespace_id
-            ):
-                if self._addresses.hold(item.interface.ip):
-                    found.append(item.interface.ip)
+        found = [address for address in _addresses_behind(link, host) if self._addresses.hold(address)]
         container_id = ADOPTED + link.name
         adopted = self._journal.reserve(
             container_id, "", self._dataplane.bridge.name, link.name, *by_family(found)
@@ -173,6 +192,14 @@ class Attachments:
         host.execute([links.set_link(index=link.index, master=self.bridge.index, up=True)])
         listed = ", ".join(map(str, found))
         _log.warning("%s was not in the journal; adopted with %s", link.name, listed or "no address of ours")
+
+
+def _addresses_behind(link: Link, host: RouteSocket) -> list[IPAddress]:
+    """The addresses of the other end of a pair; none where that is in this namespace. Raises NetlinkError."""
+    if link.peer_namespace_id is None:
+        return []
+    found = addresses.dump_addresses(host, link.peer_index, target_namespace_id=link.peer_namespace_id)
+    return [item.interface.ip for item in found]
 
 
 def by_family(taken: Iterable[IPAddress]) -> tuple[IPv4Address | None, IPv6Address | None]:

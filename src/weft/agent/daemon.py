@@ -18,13 +18,15 @@ from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import PRESENCE, Cluster, ClusterError, NodeRecord
-from weft.agent.cni_configuration import write_configuration
+from weft.agent.cni_configuration import CONFIG_FILE, write_configuration
+from weft.agent.collector import Collector
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import BlockLost, Enrolment
 from weft.agent.journal import Journal, JournalError, State
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
+from weft.agent.node_pods import open_node_pods
 from weft.agent.policy import gate, in_force, open_policy
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
@@ -140,6 +142,16 @@ class Agent:
         attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
         self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
         self._server = LauncherServer(settings.cni_socket, self._dispatcher)
+        self._pods = open_node_pods(settings.store, name)
+        self._collector = Collector(
+            self._journal,
+            self._attachments,
+            self._pods,
+            self._dispatcher.turns.attempt,
+            self._dispatcher.run,
+            settings.cni_conf_dir / CONFIG_FILE,
+            settings.collect_after or 0.0,
+        )
 
     def run(self) -> bool:
         """Serve until told to stop. True where this node's place in the cluster has changed so much that a new
@@ -263,6 +275,9 @@ class Agent:
             tasks["dhcp"] = self._leases.run
         if self._objects is not None:
             tasks["namespaces"] = partial(self._objects.follow, self._ending)
+        if self._settings.collect_after is not None:
+            tasks["pods"] = partial(self._pods.follow, self._ending)
+            tasks["collector"] = partial(self._collector.run, self._ending)
         for name, task in tasks.items():
             self._start_thread(name, task)
 
@@ -294,10 +309,12 @@ class Agent:
 
     def _delete(self, request: Request, written: float) -> None:
         key = (request.environment.get("CNI_CONTAINERID", ""), request.environment.get("CNI_IFNAME", ""))
-        known = self._attachments.find(*key)
-        if known is not None and known.created > written:
-            return  # the container was added again after this DEL
-        self._dispatcher.run(request)
+        # An ADD that nobody waits for any more may be under way.
+        with self._dispatcher.turns.turn(key):
+            known = self._attachments.find(*key)
+            if known is not None and known.created > written:
+                return  # the container was added again after this DEL
+            self._dispatcher.run(request)
 
     def _report(self) -> Report:
         reached = self._membership.peers()
@@ -324,6 +341,7 @@ class Agent:
             unreachable=frozenset({*silent, *removed} - {self._node.name}),
             problems=self._live.problems,
             gateway6=str(self._node.bridge6.ip) if self._node.bridge6 else "",
+            collected=self._collector.collected,
         )
 
     def _give_signs_of_life(self) -> None:

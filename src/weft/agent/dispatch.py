@@ -24,12 +24,27 @@ class Turns:
     @contextmanager
     def turn(self, key: Key) -> Iterator[None]:
         """Wait for the key's turn and hold it."""
+        with self._line(key) as lock, lock:
+            yield
+
+    @contextmanager
+    def attempt(self, key: Key) -> Iterator[bool]:
+        """Hold the key's turn if nobody has it; whether it is held."""
+        with self._line(key) as lock:
+            mine = lock.acquire(blocking=False)
+            try:
+                yield mine
+            finally:
+                if mine:
+                    lock.release()
+
+    @contextmanager
+    def _line(self, key: Key) -> Iterator[threading.Lock]:
         with self._lock:
             lock, waiting = self._turns.get(key, (threading.Lock(), 0))
             self._turns[key] = (lock, waiting + 1)
         try:
-            with lock:
-                yield
+            yield lock
         finally:
             with self._lock:
                 lock, waiting = self._turns.pop(key)
@@ -41,9 +56,9 @@ class Dispatcher:
     """Runs requests by the plugins of the registry and those that only the agent has."""
 
     def __init__(self, own: Mapping[str, Plugin]) -> None:
-        """``own`` are the agent's, by name."""
+        """``own`` are the agent's, by name. ``turns`` are held by ``__call__`` only."""
         self._own = own
-        self._turns = Turns()
+        self.turns = Turns()
 
     def find(self, name: str) -> Plugin | None:
         """``weft.plugins.Lookup`` of this agent."""
@@ -61,13 +76,13 @@ class Dispatcher:
                     request.configuration,
                     sandbox.namespace,
                     self.find,
-                    self._turns.turn(key),
+                    self.turns.turn(key),
                 )
         except CniError as error:
             return 1, error.to_json()
 
     def run(self, request: Request) -> None:
-        """Run one request without an answer. Raises CniError."""
+        """Run one request without an answer; its turn is the caller's to take. Raises CniError."""
         name, environment = request.plugin, request.environment
         call = serving.read_call(name, calls.versions_of(name), environment, request.configuration)
         with contextlib.closing(_Sandbox(request)) as sandbox:

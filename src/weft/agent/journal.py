@@ -18,11 +18,14 @@ from typing import Any
 
 from weft.ipam.ranges import IPAddress, IPNetwork
 
-#: The format of the file, in its user_version. 2 added the second address and the blocks, 3 the pods' names.
-_FORMAT = 3
+#: The format of the file, in its user_version. 2 added the second address and the blocks, 3 the pods' names, 4
+#: their UIDs and graces.
+_FORMAT = 4
 _MIGRATIONS = {
     1: "ALTER TABLE attachments ADD COLUMN address6 TEXT;",
     2: "ALTER TABLE attachments ADD COLUMN pod TEXT NOT NULL DEFAULT '';",
+    3: "ALTER TABLE attachments ADD COLUMN pod_uid TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE attachments ADD COLUMN termination_grace INTEGER;",
 }
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS attachments (
@@ -35,7 +38,9 @@ CREATE TABLE IF NOT EXISTS attachments (
     state TEXT NOT NULL,
     created REAL NOT NULL,
     address6 TEXT,
-    pod TEXT NOT NULL DEFAULT ''
+    pod TEXT NOT NULL DEFAULT '',
+    pod_uid TEXT NOT NULL DEFAULT '',
+    termination_grace INTEGER
 );
 CREATE UNIQUE INDEX IF NOT EXISTS one_per_interface ON attachments (container_id, ifname)
     WHERE state != 'retiring';
@@ -47,7 +52,10 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 PRAGMA user_version = {_FORMAT};
 """
 
-_COLUMNS = "id, container_id, ifname, network, host_interface, address, state, created, address6, pod"
+_COLUMNS = (
+    "id, container_id, ifname, network, host_interface, address, state, created, address6, pod, pod_uid,"
+    " termination_grace"
+)
 
 
 class JournalError(Exception):
@@ -67,7 +75,9 @@ class Attachment:
     """One interface of one container. The addresses are None where another IPAM plugin keeps them, or where the
     cluster has no range of that family.
 
-    ``created`` is in seconds since the epoch. ``pod`` is NAMESPACE/NAME where the runtime named one.
+    ``created`` is in seconds since the epoch. ``pod`` is NAMESPACE/NAME and ``pod_uid`` the UID where the runtime
+    named them; ``termination_grace`` the seconds that the API server gives the pod to end, None where it does not
+    know one of this UID (yet, or ever: static pods).
     """
 
     id: int
@@ -80,6 +90,8 @@ class Attachment:
     created: float
     address6: IPv6Address | None = None
     pod: str = ""
+    pod_uid: str = ""
+    termination_grace: int | None = None
 
     @property
     def holder(self) -> str:
@@ -106,7 +118,10 @@ class Journal:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version > _FORMAT:
-                raise JournalError(f"journal {path}: written by a newer Weft (format {version})")
+                raise JournalError(
+                    f"journal {path}: written by a newer Weft (format {version}, this one reads up to {_FORMAT}): "
+                    "start that one again"
+                )
             self._migrate(version)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"journal {path}: {error}") from error
@@ -121,15 +136,26 @@ class Journal:
         address6: IPv6Address | None = None,
         *,
         pod: str = "",
+        pod_uid: str = "",
     ) -> Attachment:
         """Write down an attachment that is about to be made."""
         made = Attachment(
-            0, container_id, ifname, network, host_interface, address, State.RESERVED, time.time(), address6, pod
+            0,
+            container_id,
+            ifname,
+            network,
+            host_interface,
+            address,
+            State.RESERVED,
+            time.time(),
+            address6,
+            pod,
+            pod_uid,
         )
         with self._transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO attachments (container_id, ifname, network, host_interface, address, state, created,"
-                " address6, pod) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " address6, pod, pod_uid) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     container_id,
                     ifname,
@@ -140,14 +166,28 @@ class Journal:
                     made.created,
                     None if address6 is None else str(address6),
                     pod,
+                    pod_uid,
                 ),
             )
         return replace(made, id=cursor.lastrowid or 0)
 
-    def set_state(self, attachment: Attachment, state: State) -> None:
-        """Move an attachment on in its life."""
+    def set_state(self, attachment: Attachment, state: State) -> bool:
+        """Move an attachment on in its life; False where it is forgotten, or retiring, from where is no way back.
+
+        So of two who retire the same one only the first frees its addresses.
+        """
         with self._transaction() as connection:
-            connection.execute("UPDATE attachments SET state = ? WHERE id = ?", (state, attachment.id))
+            changed = connection.execute(
+                "UPDATE attachments SET state = ? WHERE id = ? AND state != 'retiring'", (state, attachment.id)
+            )
+        return changed.rowcount > 0
+
+    def note_termination_grace(self, attachment: Attachment, seconds: int) -> None:
+        """The API server knows the attachment's pod, and gives it so long to end."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE attachments SET termination_grace = ? WHERE id = ?", (seconds, attachment.id)
+            )
 
     def forget(self, attachments: Iterable[Attachment]) -> None:
         """Attachments whose interfaces are gone: their addresses go to the end of the queue."""
@@ -245,8 +285,8 @@ class Journal:
                 raise JournalError(f"journal {self._path}: {error}") from error
 
 
-def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str | None, str]) -> Attachment:
-    number, container_id, ifname, network, host_interface, address, state, created, address6, pod = row
+def _attachment(row: Any) -> Attachment:
+    number, container_id, ifname, network, host_interface, address, state, created, address6, *of_pod = row
     return Attachment(
         number,
         container_id,
@@ -257,5 +297,5 @@ def _attachment(row: tuple[int, str, str, str, str, str | None, str, float, str 
         State(state),
         created,
         None if address6 is None else IPv6Address(address6),
-        pod,
+        *of_pod,
     )

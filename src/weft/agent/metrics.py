@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, Report
@@ -39,6 +39,12 @@ class _Reported(Collector):
         used.add_metric(["local-used"], in_use)
         used.add_metric(["local-free"], free)
         yield used
+        collected = CounterMetricFamily(
+            "weft_attachments_collected", "Attachments that were freed without a DEL.", labels=["reason"]
+        )
+        for reason, count in report.collected.items():
+            collected.add_metric([reason], count)
+        yield collected
         total = sum(count.pods.network.num_addresses for count in report.ranges)
         lost = sum(
             len(blocks) * count.pods.block_size

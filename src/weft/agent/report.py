@@ -29,7 +29,8 @@ class Report:
     """What the API tells.
 
     ``ranges`` are this node's own counts; ``owners`` says whose every block is; ``unreachable`` are owners that
-    were removed, or that give no sign of life; ``problems`` tells of entries in the store that cannot be read.
+    were removed, or that give no sign of life; ``problems`` tells of entries in the store that cannot be read;
+    ``collected`` counts attachments that were freed without a DEL, by reason (``weft.agent.collection``).
     """
 
     ready: bool
@@ -44,6 +45,7 @@ class Report:
     unreachable: frozenset[str] = frozenset()
     problems: Mapping[str, str] = field(default_factory=dict)
     gateway6: str = ""
+    collected: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The report as JSON."""
@@ -60,6 +62,7 @@ class Report:
                 "inUse": first.in_use,
                 "free": first.free,
                 "attachments": self.attachments,
+                "collected": self.collected,
                 "unreachable": sorted(self.unreachable),
                 "ranges": [self._range(count) for count in self.ranges],
             },
@@ -136,6 +139,7 @@ def summary(report: Report) -> str:
             ("Gateway", " ".join(filter(None, (report.gateway, report.gateway6)))),
             ("Blocks", _joined([block for count in report.ranges for block in count.blocks])),
             ("Addresses", "; ".join(f"{count.in_use} in use, {count.free} free" for count in report.ranges)),
+            *([("Collected", _counted(report.collected))] if any(report.collected.values()) else []),
             *([("Unreachable", " ".join(sorted(report.unreachable)))] if report.unreachable else []),
         ],
     ]
@@ -176,6 +180,10 @@ def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
 def _is_owned(report: Report, count: Count) -> bool:
     """Whether no block of a range is left."""
     return sum(map(len, report.shares(count).values())) >= count.pods.block_count
+
+
+def _counted(collected: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in collected.items() if count)
 
 
 def _joined(blocks: Sequence[IPNetwork]) -> str:

@@ -12,6 +12,8 @@ from weft.npc.settings import PolicySettings, parse_policy_settings
 
 #: A node's name is what Kubernetes takes as one (RFC 1123 subdomain).
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+#: Seconds in thirty days.
+_LONGEST_COLLECT_AFTER = 30 * 24 * 3600
 _DEFAULT_RANGE = "10.32.0.0/12"
 
 
@@ -24,8 +26,9 @@ class Settings:
     """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None.
 
     ``ranges`` have the usual block sizes, which the cluster's own replace, unless ``block_size_given``.
-    Without a ``dhcp_socket`` the agent keeps no DHCP leases. With ``annotations`` pods ask for addresses by them;
-    ``request_api`` is the API server that tells those which no runtime does, empty where there is none.
+    Without a ``dhcp_socket`` the agent keeps no DHCP leases. ``collect_after`` is in seconds, None for never. With
+    ``annotations`` pods ask for addresses by them; ``request_api`` is the API server that tells those which no
+    runtime does, empty where there is none.
     """
 
     node_name: str
@@ -42,6 +45,7 @@ class Settings:
     http_address: tuple[str, int] | None
     metrics_address: tuple[str, int] | None
     hairpin: bool
+    collect_after: float | None
     log_level: str
     policy: PolicySettings
     annotations: bool
@@ -111,6 +115,7 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         http_address=_http_address("http-address", text("http-address", "127.0.0.1:6784")),
         metrics_address=_http_address("metrics-address", text("metrics-address", "off")),
         hairpin=hairpin == "true",
+        collect_after=_collect_after(text("collect-after", "600")),
         log_level=_log_level(text("log-level", "info")),
         policy=_policy(values),
         annotations=request_api != "off",
@@ -161,6 +166,14 @@ def _http_address(name: str, text: str) -> tuple[str, int] | None:
     except ValueError:
         raise SettingsError(f"--{name} {text!r}: write it as 127.0.0.1:6784, or off") from None
     return host, int(port)
+
+
+def _collect_after(text: str) -> float | None:
+    if text == "off":
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _LONGEST_COLLECT_AFTER):
+        raise SettingsError(f"--collect-after {text!r}: give 1 to {_LONGEST_COLLECT_AFTER} seconds, or off")
+    return float(text)
 
 
 def _log_level(text: str) -> str:

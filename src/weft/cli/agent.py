@@ -40,6 +40,11 @@ _OPTIONS = (
         "path (default: the store's, if it is one); off for none.",
     ),
     ("hairpin", "HAIRPIN_MODE", "Whether a pod may reach itself through a service: true or false (default true)."),
+    (
+        "collect-after",
+        "WEFT_COLLECT_AFTER",
+        "Seconds after which what no live sandbox holds is freed, or off (default 600).",
+    ),
     ("log-level", "WEFT_LOG_LEVEL", "debug, info, warning or error (default info)."),
     *POLICY_OPTIONS,
     ("expect-npc", "EXPECT_NPC", "Whether an attach waits for 'weft npc' beside this agent (default false)."),

@@ -97,15 +97,16 @@ class AttachmentBook(Protocol[Reserved]):
         own_address: bool,
         wanted: AddressRequest | None = None,
         pod: str = "",
+        pod_uid: str = "",
     ) -> Reserved:
         """Write an attachment down and take addresses for it, the wanted ones if any are. ``pod`` is who it is
-        for, as NAMESPACE/NAME, where a runtime says so. Raises CniError."""
+        for, as NAMESPACE/NAME, and ``pod_uid`` its UID, where a runtime says so. Raises CniError."""
 
     def confirm(self, reservation: Reserved) -> None:
-        """The interface is made."""
+        """The interface is made. Raises CniError where the attachment was given up meanwhile."""
 
     def retire(self, reservation: Reserved) -> None:
-        """Cut the interface off; it is deleted, and its address freed, soon after."""
+        """Cut the interface off; it is deleted, and its address freed, soon after. Nothing the second time."""
 
     def wait_for_retired(self) -> None:
         """Return when the interfaces retired so far are gone."""
@@ -178,6 +179,7 @@ class WeaveNet(Generic[Reserved]):
                 ErrorCode.INVALID_ENVIRONMENT,
                 f"CNI_CONTAINERID {call.container_id}, CNI_IFNAME {call.ifname}: already added; DEL it first",
             )
+        pod = PodArguments.from_arguments(call.arguments)
         reservation = book.reserve(
             call.container_id,
             call.ifname,
@@ -185,7 +187,8 @@ class WeaveNet(Generic[Reserved]):
             host_interface_name(call.container_id, call.ifname),
             own_address=not settings.ipam_type,
             wanted=None if settings.ipam_type else self._requests(request),
-            pod=PodArguments.from_arguments(call.arguments).key,
+            pod=pod.key,
+            pod_uid=pod.uid,
         )
         try:
             assigned = (
