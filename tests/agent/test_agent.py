@@ -99,6 +99,8 @@ def test_peers_come_and_go_while_traffic_flows(tmp_path: Path) -> None:
         with pod() as a, pod() as b, pod() as c:
             nodes[0].add("a", str(path(a)))
             target = address_of(nodes[1].add("b", str(path(b))))
+            # Each learns of the other's block a moment after the other is ready.
+            assert eventually(lambda: reaches(a, target))
             ping = subprocess.Popen(
                 ["ip", "netns", "exec", a, "ping", "-q", "-i", "0.01", "-c", "400", target],
                 stdout=subprocess.PIPE, text=True,
