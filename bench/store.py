@@ -21,7 +21,8 @@ from rich.table import Table
 from tests.store.engines import ENGINES
 from tests.store.etcd import end_shared_etcd
 from tests.store.faults import FAULTS, Fault
-from tests.store.storm import Trio, storm, trio
+from tests.store.storm import storm
+from tests.store.trio import Trio, trio
 from weft.store import open_store
 
 _CLAIMS = 500

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Callable
 
-from tests.store.storm import Trio
+from tests.store.trio import Trio
 
 Fault = tuple[Callable[[], object], Callable[[], object]]
 

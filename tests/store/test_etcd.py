@@ -98,12 +98,12 @@ def test_another_etcd_among_the_endpoints_is_never_written_to(server: Etcd, open
 
 
 def test_presence_ends_by_itself_and_ownership_does_not(server: Etcd, opened: Opened) -> None:
-    store, other = opened(HERE), opened(HERE)
+    store, other = opened(f"{HERE}?presence=3"), opened(HERE)
     assert isinstance(store, PresenceStore)
     block = store.create("blocks/a", b"owner")
-    first = store.keep_present("presence/a", b"here", 2)
-    assert store.keep_present("presence/a", b"here", 2) == first
-    moved = store.keep_present("presence/a", b"there", 2)
+    first = store.keep_present("presence/a", b"here")
+    assert store.keep_present("presence/a", b"here") == first
+    moved = store.keep_present("presence/a", b"there")
     assert other.get("presence/a") == moved
     deadline = time.monotonic() + 30
     events = other.watch("presence/", moved.revision, lambda: time.monotonic() > deadline)
@@ -111,4 +111,4 @@ def test_presence_ends_by_itself_and_ownership_does_not(server: Etcd, opened: Op
     events.close()  # type: ignore[attr-defined]
     assert (ended.key, ended.entry) == ("presence/a", None)
     assert other.get("blocks/a") == block
-    assert store.keep_present("presence/a", b"back", 2) == other.get("presence/a")
+    assert store.keep_present("presence/a", b"back") == other.get("presence/a")

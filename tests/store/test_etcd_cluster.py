@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.store.faults import FAULTS
-from tests.store.storm import Trio, storm, trio
+from tests.store.storm import storm
+from tests.store.trio import Trio, trio
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ def test_a_short_url_has_defaults() -> None:
     settings = parse_etcd_url("etcd://10.0.0.1", {})
     assert settings.endpoints == (Endpoint("10.0.0.1", 2379),)
     assert (settings.prefix, settings.tls, settings.timeout, settings.user) == ("/weft", False, 5.0, None)
+    assert settings.presence == 60
 
 
 def test_a_long_url_says_all(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_a_long_url_says_all(tmp_path: Path) -> None:
         (tmp_path / name).write_text("secret\n")
     settings = parse_etcd_url(
         f"etcds://etcd-1.example:2379,[fd00::1]:4001,10.0.0.3/net/blue/?ca={tmp_path}/ca&cert={tmp_path}/cert"
-        f"&key={tmp_path}/key&user=weft&password-file={tmp_path}/password&timeout=2.5&cluster=blue",
+        f"&key={tmp_path}/key&user=weft&password-file={tmp_path}/password&timeout=2.5&cluster=blue&presence=20",
         {"WEFT_ETCD_USER": "other", "WEFT_ETCD_PASSWORD": "other"},
     )
     assert [str(endpoint) for endpoint in settings.endpoints] == [
@@ -35,6 +36,7 @@ def test_a_long_url_says_all(tmp_path: Path) -> None:
         2.5,
         "blue",
     )
+    assert settings.presence == 20
 
 
 def test_the_environment_has_the_credentials() -> None:
@@ -63,6 +65,8 @@ def test_the_environment_has_the_credentials() -> None:
         ("etcd://a?password=hunter2", "option 'password' is not known"),
         ("etcd://a?timeout=soon", "timeout=soon: give 0.1 to 60 seconds"),
         ("etcd://a?timeout=nan", "timeout=nan"),
+        ("etcd://a?presence=2", "presence=2: give 3 to 86400 whole seconds"),
+        ("etcd://a?presence=1.5", "presence=1.5"),
         ("etcd://a?cluster=a/b", "cluster=a/b"),
         ("etcd://a?timeout=1&timeout=2", "timeout= must be given once"),
         ("etcd://a?timeout", "NAME=VALUE"),

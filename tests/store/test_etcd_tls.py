@@ -82,7 +82,7 @@ def test_a_node_with_certificate_and_password_works(secured: Secured) -> None:
         entry = store.create("blocks/a", b"owner")
         assert next(store.watch("", entry.revision - 1, lambda: False)).entry == entry
         assert store.entries("").entries == (entry,)
-        assert store.keep_present("presence/a", b"", 30).key == "presence/a"
+        assert store.keep_present("presence/a", b"").key == "presence/a"
         store.delete("blocks/a", entry.revision)
 
 

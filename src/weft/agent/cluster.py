@@ -30,8 +30,6 @@ _RANGE = "cluster"
 _NODES = "nodes/"
 _BLOCKS = "blocks/"
 _PRESENT = "present/"
-#: Seconds that a node counts as present after its last sign of life.
-PRESENCE = 60
 #: Prefix length of the blocks in clusters that were founded before the size was written down.
 _LARGEST_UNTOLD = 24
 #: Who owns a block whose entry cannot be read: nobody whom we know, but it is not free.
@@ -230,12 +228,15 @@ class Cluster:
         listing = self.store.entries("")
         return View.of(listing.entries, listing.revision)
 
-    def keep_present(self, name: str) -> bool:
-        """Give a sign of life, which lasts ``PRESENCE`` seconds; False where the store has no such thing."""
-        if not isinstance(self.store, PresenceStore):
-            return False
-        self.store.keep_present(_PRESENT + name, name.encode(), PRESENCE)
-        return True
+    @property
+    def presence(self) -> int | None:
+        """Seconds that a sign of life lasts; None where the store has no such thing."""
+        return self.store.presence if isinstance(self.store, PresenceStore) else None
+
+    def keep_present(self, name: str) -> None:
+        """Give a sign of life, where the store has such a thing."""
+        if isinstance(self.store, PresenceStore):
+            self.store.keep_present(_PRESENT + name, name.encode())
 
     def register(self, name: str, record: NodeRecord) -> int:
         """Tell where this node is; the revision of that. Raises ClusterError where another node has the name."""

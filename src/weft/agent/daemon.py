@@ -17,7 +17,7 @@ from pathlib import Path
 from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
-from weft.agent.cluster import PRESENCE, Cluster, ClusterError, NodeRecord
+from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.agent.cni_configuration import CONFIG_FILE, write_configuration
 from weft.agent.collector import Collector
 from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
@@ -345,15 +345,17 @@ class Agent:
         )
 
     def _give_signs_of_life(self) -> None:
-        """Where the store has such a thing."""
-        while True:
+        """Where the store has such a thing. What could not be given is given soon: peers may miss it already."""
+        if (lasts := self._cluster.presence) is None:
+            return
+        pause = 0.0
+        while not self._ending.wait(pause):
             try:
-                if not self._cluster.keep_present(self._node.name):
-                    return
+                self._cluster.keep_present(self._node.name)
+                pause = lasts / 3
             except StoreError as error:
                 _log.debug("no sign of life can be given: %s", error)
-            if self._ending.wait(PRESENCE / 3):
-                return
+                pause = lasts / 12
 
     def _remove_peer(self, name: str) -> str:
         return remove_peer(self._cluster, name, self._node.name)

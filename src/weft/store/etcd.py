@@ -136,10 +136,14 @@ class EtcdStore:
             deleted = event.type == "DELETE"
             yield Event(name, None if deleted else self._entry(event.kv), event.kv.mod_revision)
 
-    def keep_present(self, key: str, value: bytes, seconds: int) -> Entry:
+    @property
+    def presence(self) -> int:
+        return self._settings.presence
+
+    def keep_present(self, key: str, value: bytes) -> Entry:
         """``weft.store.PresenceStore``: the key is bound to a lease of its own."""
         name = self._key(key)
-        lease = self._leases.keep(key, seconds)
+        lease = self._leases.keep(key, self.presence)
         fresh: Message = {"key": name, "target": "LEASE", "result": "EQUAL", "lease": lease}
         same = [fresh, messages.value_is(name, value)]
         answered = self._guarded(same, [messages.get(name)], name)

@@ -5,6 +5,7 @@ etcd://HOST[:PORT],…/PREFIX?OPTION=VALUE&…    plain; ``etcds`` with TLS
 ca=FILE  cert=FILE  key=FILE      TLS: whom to trust, and who we are
 user=NAME  password-file=FILE     or WEFT_ETCD_USER and WEFT_ETCD_PASSWORD in the environment
 timeout=SECONDS                   the bound of every call (5)
+presence=SECONDS                  how long a node without a sign of life counts as alive (60)
 cluster=NAME                      refused where the prefix belongs to a cluster of another name
 """
 
@@ -17,11 +18,12 @@ from urllib.parse import parse_qsl
 DEFAULT_PORT = 2379
 DEFAULT_PREFIX = "/weft"
 DEFAULT_TIMEOUT = 5.0
+DEFAULT_PRESENCE = 60
 USER_VARIABLE = "WEFT_ETCD_USER"
 PASSWORD_VARIABLE = "WEFT_ETCD_PASSWORD"  # noqa: S105  # a name, not a password
 
 _FORM = "etcd://HOST:PORT,HOST:PORT/PREFIX"
-_OPTIONS = ("ca", "cert", "key", "user", "password-file", "timeout", "cluster")
+_OPTIONS = ("ca", "cert", "key", "user", "password-file", "timeout", "presence", "cluster")
 _TLS_OPTIONS = ("ca", "cert", "key")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
@@ -41,7 +43,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """How etcd is reached. ``prefix`` begins and does not end with a slash; ``timeout`` is in seconds."""
+    """How etcd is reached. ``prefix`` begins and does not end with a slash; ``timeout`` and ``presence`` are in
+    seconds."""
 
     endpoints: tuple[Endpoint, ...]
     prefix: str = DEFAULT_PREFIX
@@ -52,6 +55,7 @@ class EtcdSettings:
     user: str | None = None
     password_file: str | None = None
     timeout: float = DEFAULT_TIMEOUT
+    presence: int = DEFAULT_PRESENCE
     cluster: str | None = None
     #: From the environment. Never shown.
     environment_password: str | None = field(default=None, repr=False)
@@ -106,6 +110,7 @@ def parse_etcd_url(url: str, environment: Mapping[str, str]) -> EtcdSettings:
         user=user,
         password_file=options.get("password-file"),
         timeout=_timeout(options.get("timeout")),
+        presence=_presence(options.get("presence")),
         cluster=_cluster(options.get("cluster")),
         environment_password=password,
     )
@@ -157,6 +162,14 @@ def _timeout(text: str | None) -> float:
         seconds = 0.0
     if not 0.1 <= seconds <= 60:
         raise ValueError(f"store: timeout={text}: give 0.1 to 60 seconds")
+    return seconds
+
+
+def _presence(text: str | None) -> int:
+    seconds = int(text) if text and text.isascii() and text.isdigit() else 0 if text else DEFAULT_PRESENCE
+    # etcd makes leases no shorter than one and a half elections.
+    if not 3 <= seconds <= 86400:
+        raise ValueError(f"store: presence={text}: give 3 to 86400 whole seconds")
     return seconds
 
 

@@ -90,8 +90,12 @@ class PresenceStore(Store, Protocol):
     keeps its blocks, because its pods may still run.
     """
 
-    def keep_present(self, key: str, value: bytes, seconds: int) -> Entry:
-        """Have a key with this value that vanishes by itself ``seconds`` after the last such call.
+    @property
+    def presence(self) -> int:
+        """Seconds that a sign of life lasts."""
+
+    def keep_present(self, key: str, value: bytes) -> Entry:
+        """Have a key with this value that vanishes by itself ``presence`` seconds after the last such call.
 
         To be called at least three times in that time; each call may be the first.
         """
