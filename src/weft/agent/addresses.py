@@ -11,6 +11,7 @@ from weft.agent.claims import BlockTaken, claim_block, claim_this
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
+from weft.agent.store_turn import StoreTurn
 from weft.ipam import shares
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import holdings
@@ -64,7 +65,7 @@ class Addresses:
         self._node = node
         self._init = init
         self._lock = threading.Lock()
-        self._claiming = threading.Lock()
+        self._claiming = StoreTurn()
         self._wake = threading.Event()
         self._pools: dict[int, Pool] = {}
         self._claimed_at: dict[IPNetwork, int] = {}
@@ -236,7 +237,8 @@ class Addresses:
             with self._lock:
                 empty = pool.empty_blocks
             if not empty:
-                self._add_block(pool)
+                with self._claiming.held(), self._claiming.asking():
+                    self._add_block(pool)
             if len(empty) < 2:
                 self._surplus_since.pop(version, None)
             elif version not in self._surplus_since:
@@ -248,31 +250,32 @@ class Addresses:
 
     def _take(self, pool: Pool, within: Sequence[IPNetwork] = ()) -> IPAddress:
         with self._lock:
+            missing = ""
             try:
                 address = pool.take(within)
-            except PoolExhausted:
-                address = None
+            except PoolExhausted as error:
+                missing = str(error)
             spare = bool(pool.empty_blocks)
-        if address is None:
-            return self._take_of_further_block(pool, within)
+        if missing:
+            return self._take_of_further_block(pool, within, missing)
         if not spare:
             self._wake.set()
         return address
 
-    def _take_of_further_block(self, pool: Pool, within: Sequence[IPNetwork]) -> IPAddress:
-        # One thread claims; those that waited for it find what it got.
-        with self._claiming:
-            with self._lock:
-                try:
-                    return pool.take(within)
-                except PoolExhausted as error:
-                    missing = str(error)
-            try:
-                self._add_block(pool, within)
+    def _take_of_further_block(self, pool: Pool, within: Sequence[IPNetwork], missing: str) -> IPAddress:
+        try:
+            with self._claiming.held():
+                with self._lock:
+                    try:
+                        return pool.take(within)
+                    except PoolExhausted as error:
+                        missing = str(error)
+                with self._claiming.asking():
+                    self._add_block(pool, within)
                 with self._lock:
                     return pool.take(within)
-            except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
-                raise AddressesExhausted(f"{missing}, and no further block can be had: {error}") from error
+        except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
+            raise AddressesExhausted(f"{missing}, and no further block can be had: {error}") from error
 
     def _take_wanted(self, pool: Pool, asked: Wanted) -> IPAddress:
         try:
@@ -304,20 +307,21 @@ class Addresses:
     def _claim_for(self, pool: Pool, address: IPAddress) -> None:
         """Make the address's block this node's own where it is nobody's."""
         block = pool.pods.block_at(address)
-        with self._claiming:
-            if block in pool.blocks:
-                return
-            try:
-                if any(other in block for other in self._used_elsewhere()):
-                    raise AddressTaken(f"address {address} is in block {block}, where pods of other nodes are")
-                self.note_claim(block, claim_this(self._cluster, block, self._node))
-            except BlockTaken as taken:
-                raise AddressTaken(
-                    f"address {address} is in {taken}, not of this node: ask for one of {listed(pool.blocks)}, "
-                    f"or run the pod on {taken.owner}"
-                ) from None
-            except (StoreError, ClusterError) as error:
-                raise AddressesExhausted(f"address {address} is in no block of this node: {error}") from error
+        try:
+            with self._claiming.held():
+                if block in pool.blocks:
+                    return
+                with self._claiming.asking():
+                    if any(other in block for other in self._used_elsewhere()):
+                        raise AddressTaken(f"address {address} is in block {block}, where pods of other nodes are")
+                    self.note_claim(block, claim_this(self._cluster, block, self._node))
+        except BlockTaken as taken:
+            raise AddressTaken(
+                f"address {address} is in {taken}, not of this node: ask for one of {listed(pool.blocks)}, "
+                f"or run the pod on {taken.owner}"
+            ) from None
+        except (StoreError, ClusterError) as error:
+            raise AddressesExhausted(f"address {address} is in no block of this node: {error}") from error
 
     def _holder(self, address: IPAddress) -> str:
         for attachment in self._journal.attachments():
@@ -416,7 +420,7 @@ class Addresses:
 
     def _give_back(self, pool: Pool, block: IPNetwork) -> None:
         # Nobody claims meanwhile: it might be this block, for an address that a pod asks for.
-        with self._claiming:
+        with self._claiming.held():
             with self._lock:
                 try:
                     pool.remove_block(block)
