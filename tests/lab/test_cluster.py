@@ -74,6 +74,38 @@ def test_pods_come_and_go_in_the_api_too(lab: Lab) -> None:
     assert "No resources found" in lab.weft("kubectl", "get", "pods", "-n", "tools")
 
 
+def test_pods_and_namespaces_ask_for_addresses(lab: Lab, tmp_path: Path) -> None:
+    fixed = 'cni.projectcalico.org/ipAddrs=["10.32.0.40"]'
+    assert "created: 10.32.0.40 on controlplane" in lab.weft(
+        "run", "fixed", "--node", "controlplane", "--annotations", fixed
+    )
+    described = json.loads(lab.weft("kubectl", "get", "pod", "fixed", "-o", "json"))
+    assert described["metadata"]["annotations"]["cni.projectcalico.org/ipAddrs"] == '["10.32.0.40"]'
+    refused = lab.weft("run", "second", "--node", "controlplane", "--annotations", fixed, status=1)
+    assert "it belongs to pod default/fixed" in refused
+    assert "second" not in lab.weft("kubectl", "get", "pods")
+    team = tmp_path / "team.json"
+    pools = {"cni.projectcalico.org/ipv4pools": '["10.39.0.0/24"]'}
+    team.write_text(
+        json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "annotations": pools}})
+    )
+    assert "namespace/team created" in lab.weft("apply", "-f", str(team))
+    pools_now = 'cni.projectcalico.org/ipv4pools=["10.40.0.0/24"]'
+    lab.weft("kubectl", "annotate", "--overwrite", "namespace", "team", pools_now)
+
+    def pool() -> bool:
+        made = lab.weft("run", "pooled", "-n", "team", "--node", "node01")
+        if "created: 10.40.0." in made:
+            return True
+        lab.weft("rm", "pooled")
+        return False
+
+    until(pool)
+    assert "12 of 12 pairs" in lab.weft("check")
+    for name in ("fixed", "pooled"):
+        lab.weft("rm", name)
+
+
 def test_a_policy_that_kubectl_or_the_lab_applies_is_enforced(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "deny.json"
     path.write_text(json.dumps(DENY))

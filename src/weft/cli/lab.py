@@ -29,7 +29,7 @@ from weft.lab.topology import (
     Settings,
     check_pod_name,
     node_namespace,
-    parse_labels,
+    parse_pairs,
     parse_ports,
 )
 
@@ -120,20 +120,30 @@ def down(lab: str) -> None:
 @click.argument("pod")
 @click.option("--node", required=True, help="The node to run it on.")
 @click.option("--label", multiple=True, help="KEY=VALUE; may be given several times.")
+@click.option("--annotations", multiple=True, help="KEY=VALUE; may be given several times, as for kubectl run.")
 @click.option("--namespace", "-n", default="default", show_default=True, help="The Kubernetes namespace.")
 @click.option("--port", multiple=True, help="NAME=tcp/80, a port by name; may be given several times.")
 @lab_option
-def run(pod: str, node: str, label: Sequence[str], namespace: str, port: Sequence[str], lab: str) -> None:
+def run(
+    pod: str,
+    node: str,
+    label: Sequence[str],
+    annotations: Sequence[str],
+    namespace: str,
+    port: Sequence[str],
+    lab: str,
+) -> None:
     """Run one more pod."""
     with lab_errors("run"), state.locked(lab):
         check_pod_name(pod)
         check_pod_name(namespace, "namespace")
-        labels, ports = parse_labels(label), parse_ports(port)
+        labels, ports = parse_pairs("--label", label), parse_ports(port)
+        annotated = parse_pairs("--annotations", annotations)
         present = state.required(lab)
         present.node(node)
         if any(pod in (other.name, other.node) for other in present.pods) or pod in present.settings.node_names():
             raise LabError(f"the name {pod!r} is taken")
-        new = pods.new_pod(pod, node, labels, namespace, ports)
+        new = pods.new_pod(pod, node, labels, namespace, ports, annotated)
         present.pods.append(new)
         present.write()
         try:

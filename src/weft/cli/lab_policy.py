@@ -12,7 +12,7 @@ import click
 
 from weft.cli.tables import print_rows
 from weft.lab import policies, state
-from weft.lab.topology import DEFAULT_NAME, LabError, parse_labels
+from weft.lab.topology import DEFAULT_NAME, LabError, parse_pairs
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def label(kind: str, name: str, changes: Sequence[str], lab: str) -> None:
     with lab_errors("label"), state.locked(lab):
         present = state.required(lab)
         wanted: dict[str, str | None] = {change[:-1]: None for change in changes if change.endswith("-")}
-        wanted |= parse_labels([change for change in changes if not change.endswith("-")])
+        wanted |= parse_pairs("label", [change for change in changes if not change.endswith("-")])
         policies.label(present, kind, name, wanted)
     click.echo(f"{kind}/{name} labeled")
 

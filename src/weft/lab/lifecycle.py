@@ -168,7 +168,7 @@ def _repair(lab: LabState, say: Say) -> bool:
     for pod in [pod for pod in lab.pods if not (pod.ip and pod.name in running)]:
         say(f"pod {pod.name} starts again")
         pods.remove(lab, pod)
-        again = pods.new_pod(pod.name, pod.node, pod.labels, pod.namespace, pod.ports)
+        again = pods.new_pod(pod.name, pod.node, pod.labels, pod.namespace, pod.ports, pod.annotations)
         lab.pods.append(again)
         lab.write()
         pods.make(lab, [again])

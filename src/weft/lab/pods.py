@@ -12,11 +12,23 @@ from weft.lab.topology import LabError
 
 
 def new_pod(
-    name: str, node: str, labels: dict[str, str], namespace: str = "default", ports: dict[str, str] | None = None
+    name: str,
+    node: str,
+    labels: dict[str, str],
+    namespace: str = "default",
+    ports: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
 ) -> PodState:
     """A pod that is still to be made, with a container ID as a runtime gives one."""
     return PodState(
-        name, node, secrets.token_hex(32), labels, namespace=namespace, ports=ports or {}, uid=str(uuid4())
+        name,
+        node,
+        secrets.token_hex(32),
+        labels,
+        namespace=namespace,
+        ports=ports or {},
+        uid=str(uuid4()),
+        annotations=annotations or {},
     )
 
 

@@ -62,6 +62,7 @@ class PodState:
     uid: str = ""
     #: The name of its network namespace, where its runtime keeps namespaces.
     netns: str = ""
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def addresses(self) -> dict[str, str]:

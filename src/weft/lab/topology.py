@@ -125,15 +125,15 @@ def parse_ports(texts: Sequence[str]) -> dict[str, str]:
     return ports
 
 
-def parse_labels(texts: Sequence[str]) -> dict[str, str]:
-    """``KEY=VALUE`` labels. Raises LabError."""
-    labels = {}
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE``, as labels and annotations are written. Raises LabError."""
+    pairs = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise LabError(f"--label {text!r}: write it as KEY=VALUE", usage=True)
-        labels[key] = value
-    return labels
+            raise LabError(f"{option} {text!r}: write it as KEY=VALUE", usage=True)
+        pairs[key] = value
+    return pairs
 
 
 def node_namespace(lab: str, node: str) -> str:

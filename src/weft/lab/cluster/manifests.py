@@ -83,7 +83,7 @@ def pod_manifest(pod: PodState) -> Manifest:
             "name": pod.name,
             "namespace": pod.namespace,
             "labels": pod.labels,
-            "annotations": {CONTAINER_ID: pod.container_id},
+            "annotations": {**pod.annotations, CONTAINER_ID: pod.container_id},
         },
         "spec": {
             "nodeName": pod.node,

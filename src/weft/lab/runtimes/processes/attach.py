@@ -12,7 +12,7 @@ from threading import Lock
 
 import msgspec
 
-from weft.cni import Attachment, CniError, ErrorCode, NetworkList, Runtime, load_directory
+from weft.cni import Attachment, CapabilityArgs, CniError, ErrorCode, NetworkList, Runtime, load_directory
 
 CONFIGURATIONS = Path("/etc/cni/net.d")
 BINARIES = "/opt/cni/bin"
@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True):
     netns: str
     namespace: str = "default"
     uid: str = ""
+    annotations: dict[str, str] = {}
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -43,7 +44,9 @@ class Outcome(msgspec.Struct, frozen=True):
 def perform(runtime: Runtime, network: NetworkList, job: Job) -> Outcome:
     """Do one job."""
     args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE={job.namespace};K8S_POD_NAME={job.pod};K8S_POD_UID={job.uid}"
-    attachment = Attachment(job.container_id, job.netns, args=args)
+    # As containerd does, whatever the annotations are.
+    told = CapabilityArgs(pod_annotations=job.annotations).to_dict()
+    attachment = Attachment(job.container_id, job.netns, args=args, capability_args=told)
     try:
         if job.verb == "del":
             runtime.delete(network, attachment)

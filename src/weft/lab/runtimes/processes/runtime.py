@@ -107,7 +107,13 @@ def _start(lab: LabState, pod: PodState) -> Process:
 
 
 def _run_jobs(lab: LabState, node: str, verb: str, pods: Sequence[PodState]) -> list[Outcome]:
-    jobs = [Job(verb, pod.name, pod.container_id, str(_place(lab, pod)), pod.namespace, pod.uid) for pod in pods]
+    jobs = [
+        Job(
+            verb, pod.name, pod.container_id, str(_place(lab, pod)), pod.namespace, pod.uid,
+            pod.annotations,
+        )
+        for pod in pods
+    ]  # fmt: skip
     printed = network.run(
         *nodes.enter(lab, node), sys.executable, "-m", "weft.lab.runtimes.processes.attach",
         stdin=msgspec.json.encode(jobs).decode(), timeout=ATTACH_TIMEOUT,
