@@ -1,6 +1,7 @@
 """What the API server tells of pods and namespaces, for ``weft.agent.requests.pods``."""
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from weft.kubernetes.client import METADATA_ONLY
 
 #: Seconds that the server gets to tell a pod's annotations.
 PATIENCE = 2.0
+#: Seconds that a server which did not answer is not asked again: each who asks takes a worker for as long.
+_REST = 5.0
 #: The UID that the kubelet tells of a static pod, whose object in the API has another.
 _STATIC_UID = "kubernetes.io/config.hash"
 
@@ -22,6 +25,8 @@ class ApiObjects:
     def __init__(self, client: Client, state_dir: Path) -> None:
         self._client = client
         self._namespaces = Namespaces(client, state_dir / "namespaces.json")
+        #: Until when nobody asks, and what was said last.
+        self._resting: tuple[float, str] = (0.0, "")
 
     @classmethod
     def open(cls, url: str, state_dir: Path) -> "ApiObjects":
@@ -29,13 +34,19 @@ class ApiObjects:
         return cls(Client.from_url(url, "namespace")[0], state_dir)
 
     def of_pod(self, pod: PodArguments) -> Mapping[str, str]:
+        until, why = self._resting
+        if time.monotonic() < until:
+            raise NotTold(why)
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
         try:
             metadata = self._client.get(path, accept=METADATA_ONLY, timeout=PATIENCE)["metadata"]
         except (ApiError, Unreachable) as error:
             if isinstance(error, ApiError) and error.code == 404:
                 return {}  # a static pod that the API does not know yet, or a pod that is gone
-            raise NotTold(f"its annotations cannot be read: {error}") from error
+            why = f"its annotations cannot be read: {error}"
+            if isinstance(error, Unreachable):
+                self._resting = (time.monotonic() + _REST, why)
+            raise NotTold(why) from error
         found: Mapping[str, str] = metadata.get("annotations") or {}
         return found if pod.uid in ("", metadata.get("uid"), found.get(_STATIC_UID)) else {}
 
