@@ -179,7 +179,7 @@ class SimulatedNode:
 
     def join(self) -> None:
         """Sign in and claim the first block."""
-        self._enrolment.enter(self._ranges, with_block_size=False)
+        self._enrolment.enter(self._ranges)
 
     def run_pods(self, count: int) -> list[IPAddress]:
         """Attach pods, as fast as it goes."""

@@ -90,7 +90,7 @@ class Member:
 
     def enter(self) -> bool:
         """Start; False where the store is away. Pods that cannot keep their addresses are dropped."""
-        heard = self.enrolment.enter(self._ranges, with_block_size=False)
+        heard = self.enrolment.enter(self._ranges)
         displaced = [item for item in self.journal.attachments() if self.addresses.displaced(item)]
         half_made = [item for item in self.journal.attachments() if item.state is not State.ATTACHED]
         self.journal.forget({item.id: item for item in (*displaced, *half_made)}.values())

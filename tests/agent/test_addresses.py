@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.members import Member
-from weft.agent import addresses as module
+from weft.agent import blocks as module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.ipam.ranges import PodRange, parse_ranges
@@ -125,24 +125,25 @@ def test_many_threads_never_take_the_same_address(site: Site) -> None:
 
 def test_a_range_that_differs_from_the_clusters_is_refused_naming_both(site: Site) -> None:
     site.cluster.agree_on_ranges([UNIVERSE])
-    assert site.cluster.agree_on_ranges([UNIVERSE]) == (UNIVERSE,)
+    assert site.cluster.agree_on_ranges([UNIVERSE]).ranges == (UNIVERSE,)
     with pytest.raises(ClusterError, match=r"10\.32\.0\.0/12.*10\.244\.0\.0/16"):
         site.cluster.agree_on_ranges([PodRange.of("10.32.0.0/12")])
-    with pytest.raises(ClusterError, match=r"fd00:10:244::/48 does not match.*give --range 10\.244\.0\.0/16,"):
-        site.cluster.agree_on_ranges(BOTH)
+    # One that is told more adds it.
+    assert site.cluster.agree_on_ranges(BOTH).ranges == BOTH
+    assert site.cluster.agree_on_ranges([UNIVERSE]).ranges == BOTH
 
 
 def test_the_clusters_block_size_is_in_force_and_another_one_is_refused(site: Site) -> None:
     (large,) = parse_ranges("10.244.0.0/16", "24")
     site.cluster.agree_on_ranges([large])
-    assert site.cluster.agree_on_ranges([UNIVERSE]) == (large,)
+    assert site.cluster.agree_on_ranges([UNIVERSE]).ranges == (large,)
     with pytest.raises(ClusterError, match="block size 26 does not match the cluster's 24"):
-        site.cluster.agree_on_ranges([UNIVERSE], with_block_size=True)
+        site.cluster.agree_on_ranges([UNIVERSE], [UNIVERSE.network])
 
 
 def test_a_cluster_of_before_the_size_was_told_keeps_its_blocks(site: Site) -> None:
     site.store.create("cluster", b'{"range":"10.244.0.0/16"}')
-    assert site.cluster.agree_on_ranges([UNIVERSE])[0].block_prefix == 24
+    assert site.cluster.agree_on_ranges([UNIVERSE]).ranges[0].block_prefix == 24
 
 
 def test_a_name_that_another_node_has_is_refused_and_its_record_kept(site: Site) -> None:

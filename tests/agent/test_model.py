@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.members import Member
 from tests.store.engines import ENGINES
-from weft.agent import addresses as addresses_module
+from weft.agent import blocks as blocks_module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster
 from weft.agent.journal import Attachment, State
@@ -330,7 +330,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize(("engine", "examples"), [("sqlite", 100), ("etcd", 5), ("kubernetes", 5)])
 def test_a_cluster_keeps_its_promises(engine: str, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses_module, "SURPLUS_SECONDS", -1.0)
+    monkeypatch.setattr(blocks_module, "SURPLUS_SECONDS", -1.0)
     machine = type(f"{engine.title()}Machine", (ClusterMachine,), {"engine": engine})
     run_state_machine_as_test(
         machine,

@@ -173,8 +173,14 @@ def test_ranges_are_sorted_by_family_with_their_own_settings() -> None:
 @pytest.mark.parametrize(
     ("ranges", "sizes", "excluded", "said"),
     [
-        ("10.32.0.0/12,10.0.0.0/16", "", "", "one IPv4 and one IPv6"),
-        ("fd00::/48", "", "", "one IPv4 range, or"),
+        ("10.32.0.0/12,10.40.0.0/16", "", "", "ranges 10.32.0.0/12 and 10.40.0.0/16 overlap: give ranges that"),
+        ("10.32.0.0/12,10.32.0.0/12", "", "", "10.32.0.0/12 is given twice"),
+        ("fd00::/48", "", "", "'fd00::/48': give an IPv4 range"),
+        ("10.32.0.0/12,", "", "", "'' is not a range"),
+        ("10.32.0.0/12", "10.0.0.0/8=24", "", "'10.0.0.0/8=24': 10.0.0.0/8 is not among the ranges 10.32.0.0/12"),
+        ("10.32.0.0/12", "10.32.0.0/12=30", "", "give a prefix length of 20 to 29 for 10.32.0.0/12"),
+        ("10.32.0.0/12,10.9.0.0/27", "26", "", "28 to 29 for 10.9.0.0/27, as 10.9.0.0/27=28"),
+        ("10.32.0.0/12,10.9.0.0/27", "", "10.9.0.32", "not inside of 10.32.0.0/12 or 10.9.0.0/27"),
         ("10.32.0.0/12", "30", "", "'30': give a prefix length of 20 to 29 for 10.32.0.0/12"),
         ("10.32.0.0/24", "24", "", "'24': give a prefix length of 25 to 29"),
         ("10.32.0.0/12", "big", "", "'big'"),
@@ -186,6 +192,18 @@ def test_ranges_are_sorted_by_family_with_their_own_settings() -> None:
 def test_bad_settings_of_ranges_are_refused_by_name(ranges: str, sizes: str, excluded: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_ranges(ranges, sizes, excluded)
+
+
+def test_ranges_of_one_family_stay_in_the_order_given_each_with_its_own_settings() -> None:
+    texts = "fd00:10:32::/48,10.245.0.0/16,10.244.0.0/16,fd00:10:33::/48"
+    ranges = parse_ranges(texts, "27,10.244.0.0/16=24,118", "10.244.0.0/16,10.245.0.0/16,fd00:10:33::1")
+    assert [(str(pods), pods.block_prefix, pods.closed) for pods in ranges] == [
+        ("10.245.0.0/16", 27, True), ("10.244.0.0/16", 24, True),
+        ("fd00:10:32::/48", 118, False), ("fd00:10:33::/48", 118, False),
+    ]  # fmt: skip
+    assert not ranges[3].usable(IPv6Address("fd00:10:33::1"))
+    # A size for every range, and another one for one of them, in either order.
+    assert [pods.block_prefix for pods in parse_ranges("10.1.0.0/16,10.9.0.0/27", "10.9.0.0/27=28")] == [26, 28]
 
 
 def test_a_block_that_is_excluded_as_a_whole_is_never_chosen() -> None:

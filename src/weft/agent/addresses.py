@@ -1,29 +1,21 @@
-"""The addresses of this node: its blocks, claimed in the store, and who holds what, in the journal."""
+"""The addresses of this node: taken for pods out of its blocks; who holds what is in the journal."""
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
-from weft.agent.claims import BlockTaken, claim_block, claim_this
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord, View
-from weft.agent.journal import Attachment, Journal
-from weft.agent.live_view import LiveView
-from weft.agent.store_turn import StoreTurn
+from weft.agent.blocks import Blocks
+from weft.agent.claims import BlockTaken, claim_this
+from weft.agent.cluster import ClusterError
 from weft.ipam import shares
-from weft.ipam.claimed import ClaimedBlocks
-from weft.ipam.ownership import holdings
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, listed
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, common, listed
 from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import StoreError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that more than one empty block is kept, so that a pod that comes and goes moves no ownership.
-SURPLUS_SECONDS = 60.0
 #: Seconds between two looks at the blocks where nothing calls for one.
 CARE_INTERVAL = 10.0
 
@@ -51,103 +43,17 @@ class Count:
     spare: int
 
 
-class Addresses:
-    """Takes addresses for pods and keeps one empty block per range ahead of them. Safe for several threads."""
-
-    def __init__(
-        self, cluster: Cluster, journal: Journal, live: LiveView, node: str, init: shares.Init,
-        used_elsewhere: Callable[[], Collection[IPAddress]] = tuple,
-    ) -> None:  # fmt: skip
-        self._used_elsewhere = used_elsewhere  # their blocks are not claimed; may raise StoreError
-        self._cluster = cluster
-        self._journal = journal
-        self._live = live
-        self._node = node
-        self._init = init
-        self._lock = threading.Lock()
-        self._claiming = StoreTurn()
-        self._wake = threading.Event()
-        self._pools: dict[int, Pool] = {}
-        self._claimed_at: dict[IPNetwork, int] = {}
-        self._surplus_since: dict[int, float] = {}
-        self._gateways: dict[int, IPAddress] = {}
-        self._displaced: dict[int, str] = {}
-        self._suspended = ""
-
-    def join(self, ranges: Sequence[PodRange], view: View, *, affirm: bool) -> None:
-        """Take up this node's blocks as the cluster has them, claiming the first where there is none.
-
-        ``affirm``: this node had no record, so others may be about to give its blocks back; each is changed
-        first.
-
-        What it remembers and nobody owns (it was removed from the cluster) is claimed again where pods are in it;
-        pods whose block is another node's are displaced. Raises ClusterError, StoreError, or RangeExhausted where
-        no block is left for this node.
-        """
-        remembered = self._remembered(ranges)
-        found = holdings(self._node, list(remembered), view.owners)
-        claimed_at = {block: view.held[self._node][block] for block in view.blocks_of(self._node)}
-        if affirm:
-            claimed_at = self._affirmed(claimed_at)
-        for block, owner in found.lost.items():
-            _log.warning("block %s belongs to %s now: this node was removed from the cluster", block, owner)
-            self._journal.drop_block(block)
-        for block in sorted(found.vacant, key=lambda block: (block.version, int(block.network_address))):
-            revision = self._cluster.claim(block, self._node) if remembered[block] else None
-            if revision is None:
-                self._journal.drop_block(block)
-            else:
-                _log.warning("block %s had no owner any more and is claimed again", block)
-                claimed_at[block] = revision
-        for pods in ranges:
-            mine = [block for block in claimed_at if pods.holds(block)]
-            if not self._has_room(pods, mine):
-                block, revision = self._claim(pods, mine, view.claimed.copy())
-                claimed_at[block] = revision
-        own = [block for block in claimed_at if any(pods.holds(block) for pods in ranges)]
-        for block in own:
-            self._journal.add_block(block)
-        self._fill(ranges, own, view.nodes.get(self._node), view.owners)
-        self._claimed_at = claimed_at
-
-    def resume(self, ranges: Sequence[PodRange]) -> bool:
-        """Take up this node's blocks as the journal has them, while the store is away; False where it has none."""
-        own = [block for block in self._journal.blocks() if any(pods.holds(block) for pods in ranges)]
-        if not all(any(pods.holds(block) for block in own) for pods in ranges):
-            return False
-        self._fill(ranges, own, None, {})
-        self._claimed_at = dict.fromkeys(own, 0)
-        return True
-
-    @property
-    def gateway(self) -> IPv4Interface:
-        """The bridge's address, with the range's prefix."""
-        return IPv4Interface((int(self._gateways[4]), self._pools[4].pods.network.prefixlen))
-
-    @property
-    def gateway6(self) -> IPv6Interface | None:
-        """The bridge's IPv6 address, where there is a range."""
-        if 6 not in self._gateways:
-            return None
-        return IPv6Interface((int(self._gateways[6]), self._pools[6].pods.network.prefixlen))
-
-    @property
-    def ranges(self) -> tuple[PodRange, ...]:
-        """The ranges that pods get an address of each from."""
-        return tuple(pool.pods for pool in self._pools.values())
-
-    def displaced(self, attachment: Attachment) -> str:
-        """Why a pod of the journal cannot keep its address; empty where it can."""
-        return self._displaced.get(attachment.id, "")
+class Addresses(Blocks):
+    """Takes addresses for pods, out of blocks of the first range that has room. Safe for several threads."""
 
     def take(self, wanted: AddressRequest | None = None) -> tuple[IPAddress, ...]:
-        """An address of each range for a pod: what is ``wanted`` of its family, else the next one.
+        """An address of each family for a pod: what is ``wanted`` of it, else the next one.
 
         Raises AddressesExhausted, naming what is missing, AddressRefused or AddressTaken.
         """
         wanted = wanted or {}
         for version, asked in wanted.items():
-            if version not in self._pools:
+            if version not in self._pools.versions:
                 raise AddressRefused(
                     f"{asked.origin}: address {asked.address or listed(asked.within)}: "
                     f"this cluster has no range of IPv{version}"
@@ -156,8 +62,12 @@ class Addresses:
             raise AddressesExhausted(self._suspended)
         taken: list[IPAddress] = []
         try:
-            for version, pool in self._pools.items():
-                taken.append(self._take_wanted(pool, wanted[version]) if version in wanted else self._take(pool))
+            for version in self._pools.versions:
+                if version in wanted:
+                    taken.append(self._take_wanted(version, wanted[version]))
+                elif self._pools.is_open(version):
+                    taken.append(self._take(version))
+            self._serve()
         except BaseException:
             self.release(taken)
             raise
@@ -165,7 +75,7 @@ class Addresses:
 
     def hold(self, address: IPAddress) -> bool:
         """Mark an address as held that was found in use; False where it is not this node's, or held already."""
-        pool = self._pools.get(address.version)
+        pool = self._pools.at(address)
         with self._lock:
             try:
                 if pool is None:
@@ -173,13 +83,18 @@ class Addresses:
                 pool.hold(address)
             except (KeyError, AddressInUse):
                 return False
+            try:
+                self._gateways.ensure(pool)
+            except PoolExhausted as error:
+                _log.error("%s has no gateway: %s", address, error)
+        self._serve()
         return True
 
     def release(self, addresses: Iterable[IPAddress]) -> None:
         """The addresses are free: nothing in the kernel has them any more."""
         with self._lock:
             for address in addresses:
-                if pool := self._pools.get(address.version):
+                if pool := self._pools.at(address):
                     pool.release(address)
 
     def counts(self) -> list[Count]:
@@ -187,25 +102,8 @@ class Addresses:
         with self._lock:
             return [
                 Count(pool.pods, tuple(pool.blocks), pool.in_use, pool.free, len(pool.empty_blocks))
-                for pool in self._pools.values()
+                for pool in self._pools
             ]
-
-    def blocks(self) -> dict[IPNetwork, int]:
-        """This node's blocks, and the revision at which each was claimed, 0 where that is not known."""
-        with self._lock:
-            return {
-                block: self._claimed_at.get(block, 0) for pool in self._pools.values() for block in pool.blocks
-            }
-
-    def note_claim(self, block: IPNetwork, revision: int) -> None:
-        """The store says that the block is this node's as of the revision: take it in where it is new."""
-        pool = self._pools.get(block.version)
-        if pool is None or not pool.pods.holds(block):
-            return
-        self._journal.add_block(block)
-        with self._lock:
-            self._claimed_at[block] = revision
-            pool.add_block(block, self._journal.released())
 
     def suspend(self, reason: str) -> None:
         """Give out nothing for this reason; an empty one ends that."""
@@ -229,65 +127,65 @@ class Addresses:
         """Let ``care`` look at once."""
         self._wake.set()
 
-    def keep_one_spare(self) -> None:
-        """Claim a spare block per range where there is none; give back what was too much for a while."""
-        if self._suspended:
-            return
-        for version, pool in self._pools.items():
-            with self._lock:
-                empty = pool.empty_blocks
-            if not empty:
-                with self._claiming.held(), self._claiming.asking():
-                    self._add_block(pool)
-            if len(empty) < 2:
-                self._surplus_since.pop(version, None)
-            elif version not in self._surplus_since:
-                self._surplus_since[version] = time.monotonic()
-            elif time.monotonic() - self._surplus_since[version] > SURPLUS_SECONDS:
-                for block in empty[1:]:
-                    self._give_back(pool, block)
-                self._surplus_since.pop(version)
-
-    def _take(self, pool: Pool, within: Sequence[IPNetwork] = ()) -> IPAddress:
+    def _take(self, version: int, within: Sequence[IPNetwork] = ()) -> IPAddress:
         with self._lock:
-            missing = ""
-            try:
-                address = pool.take(within)
-            except PoolExhausted as error:
-                missing = str(error)
-            spare = bool(pool.empty_blocks)
-        if missing:
-            return self._take_of_further_block(pool, within, missing)
+            address = self._next(version, within)
+            missing = "" if address else self._missing(version, within)
+            spare = any(pool.empty_blocks for pool in self._pools.family(version))
+        if address is None:
+            return self._take_of_further_block(version, within, missing)
         if not spare:
-            self._wake.set()
+            self.wake()
         return address
 
-    def _take_of_further_block(self, pool: Pool, within: Sequence[IPNetwork], missing: str) -> IPAddress:
+    def _next(self, version: int, within: Sequence[IPNetwork]) -> IPAddress | None:
+        """The next address of the first range that has one, and one for the bridge."""
+        for pool in self._pools.family(version):
+            parts = common(within, pool.pods.network)
+            if pool.free and (parts or not within):
+                try:
+                    self._gateways.ensure(pool)
+                    return pool.take(parts)
+                except PoolExhausted:
+                    continue
+        return None
+
+    def _take_of_further_block(self, version: int, within: Sequence[IPNetwork], missing: str) -> IPAddress:
         try:
             with self._claiming.held():
                 with self._lock:
-                    try:
-                        return pool.take(within)
-                    except PoolExhausted as error:
-                        missing = str(error)
+                    if address := self._next(version, within):
+                        return address
+                    missing = self._missing(version, within)
                 with self._claiming.asking():
-                    self._add_block(pool, within)
+                    self._add_block(version, within)
                 with self._lock:
-                    return pool.take(within)
-        except (StoreError, PoolExhausted, shares.RangeExhausted) as error:
+                    if address := self._next(version, within):
+                        return address
+        except (StoreError, shares.RangeExhausted) as error:
             raise AddressesExhausted(f"{missing}, and no further block can be had: {error}") from error
+        raise AddressesExhausted(f"{missing}, and a further block has none for a pod")
 
-    def _take_wanted(self, pool: Pool, asked: Wanted) -> IPAddress:
+    def _missing(self, version: int, within: Sequence[IPNetwork]) -> str:
+        if within:
+            return f"no address of this node's blocks in {listed(within)} is free"
+        in_use = sum(pool.in_use for pool in self._pools.family(version))
+        count = sum(len(pool.blocks) for pool in self._pools.family(version))
+        return f"all {in_use} addresses of this node's {count} blocks are in use"
+
+    def _take_wanted(self, version: int, asked: Wanted) -> IPAddress:
         try:
             if asked.address is None:
-                return self._take(pool, asked.within)
-            return self._take_named(pool, asked.address)
+                return self._take(version, asked.within)
+            return self._take_named(asked.address)
         except (AddressesExhausted, AddressRefused, AddressTaken) as error:
             raise type(error)(f"{asked.origin}: {error}") from error
 
-    def _take_named(self, pool: Pool, address: IPAddress) -> IPAddress:
-        if address not in pool.pods.network:
-            raise AddressRefused(f"address {address} is not in the range {pool.pods}")
+    def _take_named(self, address: IPAddress) -> IPAddress:
+        pool = self._pools.at(address)
+        if pool is None:
+            family = [pool.pods.network for pool in self._pools.family(address.version)]
+            raise AddressRefused(f"address {address} is not in the range {listed(family)}")
         if not pool.pods.usable(address):
             raise AddressRefused(f"address {address} is given to no pod: it is excluded, or an end of {pool.pods}")
         try:
@@ -299,9 +197,15 @@ class Addresses:
                 with self._lock:
                     pool.hold(address)
         except AddressInUse:
-            if address in self._gateways.values():
+            if address in self._gateways.holders():
                 raise AddressRefused(f"address {address} is this node's bridge's") from None
             raise AddressTaken(f"address {address} is taken: it belongs to {self._holder(address)}") from None
+        try:
+            with self._lock:
+                self._gateways.ensure(pool)
+        except PoolExhausted as error:
+            self.release([address])
+            raise AddressesExhausted(f"address {address} has no gateway: {error}") from error
         return address
 
     def _claim_for(self, pool: Pool, address: IPAddress) -> None:
@@ -316,8 +220,9 @@ class Addresses:
                         raise AddressTaken(f"address {address} is in block {block}, where pods of other nodes are")
                     self.note_claim(block, claim_this(self._cluster, block, self._node))
         except BlockTaken as taken:
+            own = [block for pool in self._pools.family(address.version) for block in pool.blocks]
             raise AddressTaken(
-                f"address {address} is in {taken}, not of this node: ask for one of {listed(pool.blocks)}, "
+                f"address {address} is in {taken}, not of this node: ask for one of {listed(own)}, "
                 f"or run the pod on {taken.owner}"
             ) from None
         except (StoreError, ClusterError) as error:
@@ -328,106 +233,3 @@ class Addresses:
             if address in attachment.addresses:
                 return attachment.holder
         return "another pod"
-
-    def _has_room(self, pods: PodRange, own: Sequence[IPNetwork]) -> bool:
-        """Whether the bridge can have an address: not where pods have all that is left of this node's blocks."""
-        held = {address for attachment in self._journal.attachments() for address in attachment.addresses}
-        return any(pods.usable(address) and address not in held for block in own for address in block)
-
-    def _remembered(self, ranges: Sequence[PodRange]) -> dict[IPNetwork, bool]:
-        """Blocks that this node had by its journal, and whether somebody is in each."""
-        remembered = {
-            block: False for block in self._journal.blocks() if any(pods.holds(block) for pods in ranges)
-        }
-        held = [address for attachment in self._journal.attachments() for address in attachment.addresses]
-        for pods in ranges:
-            remembered |= {pods.block_at(address): True for address in held if address in pods.network}
-        return remembered
-
-    def _affirmed(self, claimed_at: dict[IPNetwork, int]) -> dict[IPNetwork, int]:
-        """The claims that could be changed, or made anew: they stay, whatever others are about to do."""
-        affirmed = {}
-        for block, seen_at in claimed_at.items():
-            revision = self._cluster.affirm(block, self._node, seen_at) or self._cluster.claim(block, self._node)
-            if revision is not None:
-                affirmed[block] = revision
-            else:
-                _log.warning("block %s was given back for this node and is another's now", block)
-                self._journal.drop_block(block)
-        return affirmed
-
-    def _fill(
-        self,
-        ranges: Sequence[PodRange],
-        own: Sequence[IPNetwork],
-        record: NodeRecord | None,
-        owners: Mapping[IPNetwork, str],
-    ) -> None:
-        """Make the pools, and hold in them what the journal says."""
-        released = self._journal.released()
-        pools = {}
-        for pods in ranges:
-            pool = pools[pods.version] = Pool(pods)
-            for block in own:
-                if pods.holds(block):
-                    pool.add_block(block, released)
-        displaced: dict[int, str] = {}
-        for attachment in self._journal.attachments():
-            for address in attachment.addresses:
-                own_pool = pools.get(address.version)
-                if own_pool is None or address not in own_pool.pods.network:
-                    _log.error("%s of %s is in no range of the cluster", address, attachment.container_id)
-                    continue
-                try:
-                    own_pool.hold(address)
-                except (KeyError, AddressInUse):
-                    owner = owners.get(own_pool.pods.block_at(address), "nobody")
-                    displaced[attachment.id] = f"{address} is in a block of {owner} now"
-        for pool in pools.values():
-            self._gateways[pool.pods.version] = self._choose_gateway(pool, record)
-        self._pools, self._displaced = pools, displaced
-
-    def _choose_gateway(self, pool: Pool, record: NodeRecord | None) -> IPAddress:
-        """The bridge's address: the one it had, else the first of the node's first block that no pod has."""
-        fact = "gateway" if pool.pods.version == 4 else "gateway6"
-        known = self._journal.fact(fact)
-        told = None if record is None else record.gateway if pool.pods.version == 4 else record.gateway6
-        candidates: list[IPAddress] = [ip_interface(known).ip] if known else [told] if told else []
-        for block in pool.blocks:
-            candidates += [address for address in block if pool.pods.usable(address)]
-        for address in candidates:
-            try:
-                pool.hold(address)
-            except (KeyError, AddressInUse):
-                continue
-            self._journal.set_fact(fact, str(address))
-            return address
-        raise PoolExhausted(f"no address of {pool.pods} is left for this node's bridge")
-
-    def _add_block(self, pool: Pool, within: Sequence[IPNetwork] = ()) -> None:
-        with self._lock:
-            own = pool.blocks
-        block, revision = self._claim(pool.pods, own, self._live.claimed(), within)
-        self.note_claim(block, revision)
-
-    def _claim(
-        self, pods: PodRange, own: Sequence[IPNetwork], claimed: ClaimedBlocks, within: Sequence[IPNetwork] = ()
-    ) -> tuple[IPNetwork, int]:
-        used = (pods.block_at(address) for address in self._used_elsewhere() if address in pods.network)
-        for block in (*used, *own):
-            claimed.add(block)
-        return claim_block(self._cluster, pods, self._node, self._init, claimed, own, within)
-
-    def _give_back(self, pool: Pool, block: IPNetwork) -> None:
-        # Nobody claims meanwhile: it might be this block, for an address that a pod asks for.
-        with self._claiming.held():
-            with self._lock:
-                try:
-                    pool.remove_block(block)
-                except AddressInUse:
-                    return
-                self._claimed_at.pop(block, None)
-            # From here a crash leaves the block with us in the store: the next start takes it up again.
-            self._journal.drop_block(block)
-            self._cluster.give_back(block, self._node)
-        _log.info("block %s given back", block)

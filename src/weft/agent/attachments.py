@@ -119,11 +119,14 @@ class Attachments:
                 self.retire(attachment)
 
     def ensure_ready(self) -> None:
-        for count in self._addresses.counts():
-            if count.free == 0:
+        counts = self._addresses.counts()
+        for version in {count.pods.version for count in counts if not count.pods.closed}:
+            family = [count for count in counts if count.pods.version == version]
+            if not any(count.free for count in family):
+                in_use = sum(count.in_use for count in family)
                 raise CniError(
                     ErrorCode.NOT_AVAILABLE,
-                    f"all {count.in_use} addresses of this node's blocks are in use, none is free",
+                    f"all {in_use} addresses of this node's blocks are in use, none is free",
                 )
 
     def reconcile(self) -> None:

@@ -1,13 +1,13 @@
 """Claims a block: first where Weave would look, after lost races elsewhere."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
 from weft.agent.cluster import Cluster
 from weft.ipam import shares
 from weft.ipam.claimed import ClaimedBlocks
-from weft.ipam.ranges import IPNetwork, PodRange
+from weft.ipam.ranges import IPNetwork, PodRange, common, listed
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,33 @@ def claim_this(cluster: Cluster, block: IPNetwork, node: str) -> int:
         raise BlockTaken(block, owner[0] if owner else "another node")
     _log.info("block %s claimed", block)
     return revision
+
+
+def claim_of_first(
+    cluster: Cluster,
+    family: Iterable[PodRange],
+    node: str,
+    init: shares.Init,
+    claimed: ClaimedBlocks,
+    own: Collection[IPNetwork],
+    within: Sequence[IPNetwork] = (),
+) -> tuple[IPNetwork, int]:
+    """``claim_block`` of the first range that has a block left, of those that ``within`` has a part of.
+
+    Raises RangeExhausted, naming all; StoreError.
+    """
+    exhausted = []
+    for pods in family:
+        parts = common(within, pods.network)
+        if pods.closed:
+            exhausted.append(f"{pods} is excluded")
+        elif parts or not within:
+            mine = [block for block in own if pods.holds(block)]
+            try:
+                return claim_block(cluster, pods, node, init, claimed, mine, parts)
+            except shares.RangeExhausted as error:
+                exhausted.append(str(error))
+    raise shares.RangeExhausted("; ".join(exhausted) or f"no block in {listed(within)} is free")
 
 
 def claim_block(

@@ -1,6 +1,7 @@
 """The cluster's state as typed records: what lies under which key of the store.
 
-cluster               the pod ranges and the size of their blocks, fixed by the first node
+cluster               the pod ranges, the size of their blocks, what is excluded (``weft.agent.range_record``):
+                      what the first node was told, and what was added since
 nodes/NAME            where a node is, and how its bridge and tunnel are addressed
 blocks/A.B.C.D-LEN    who owns a block; creating the key is the claim. Of an IPv6 block the eight groups are
                       written, ``blocks/fd00-10-32-0-0-0-0-0-120``: every key is fit for a name in Kubernetes
@@ -10,7 +11,8 @@ A node's record is written before its first claim and deleted before its blocks 
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_INET, AF_INET6, inet_pton
@@ -18,7 +20,9 @@ from typing import TypeVar
 
 import msgspec
 
+from weft.agent.range_record import decoded, encoded
 from weft.fabric.plan import Peer
+from weft.ipam.agreement import Agreement, Disagreement, settled
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import orphans
 from weft.ipam.ranges import IPNetwork, PodRange
@@ -26,12 +30,10 @@ from weft.store import Conflict, Entry, Event, KeyExists, PresenceStore, Store, 
 
 _log = logging.getLogger(__name__)
 
-_RANGE = "cluster"
+_RANGES = "cluster"
 _NODES = "nodes/"
 _BLOCKS = "blocks/"
 _PRESENT = "present/"
-#: Prefix length of the blocks in clusters that were founded before the size was written down.
-_LARGEST_UNTOLD = 24
 #: Who owns a block whose entry cannot be read: nobody whom we know, but it is not free.
 UNKNOWN_OWNER = "?"
 
@@ -56,13 +58,6 @@ class NodeRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     gateway6: IPv6Address | None = None
 
 
-class _Ranges(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    range: str
-    block_size: int | None = None
-    range6: str | None = None
-    block_size6: int | None = None
-
-
 class _Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     """``term`` grows where a node that was removed takes the block up again before it was given back."""
 
@@ -85,6 +80,8 @@ class View:
     held: dict[str, dict[IPNetwork, int]] = field(default_factory=dict)
     #: Nodes that give signs of life.
     present: set[str] = field(default_factory=set)
+    #: The ranges in force; None where none are written down.
+    agreed: Agreement | None = None
     revision: int = 0
     #: What is wrong with entries that cannot be read, by key.
     problems: dict[str, str] = field(default_factory=dict)
@@ -110,6 +107,8 @@ class View:
                 return self._apply_node(event.key.removeprefix(_NODES), event.entry)
             if event.key.startswith(_BLOCKS):
                 return self._apply_block(_block_of(event.key), event.entry)
+            if is_about_ranges(event):
+                self.agreed = _ranges_of(event.entry) if event.entry else None
             if event.key.startswith(_PRESENT):
                 name = event.key.removeprefix(_PRESENT)
                 (self.present.add if event.entry else self.present.discard)(name)
@@ -179,49 +178,52 @@ class Cluster:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def agree_on_ranges(
-        self, ranges: Sequence[PodRange], *, with_block_size: bool = False
-    ) -> tuple[PodRange, ...]:
-        """Fix the cluster's ranges; as they are in force, which may be with other block sizes.
+    def agree_on_ranges(self, ranges: Sequence[PodRange], sized: Collection[IPNetwork] = ()) -> Agreement:
+        """Add what a node is told to what the cluster has, or found it; as it is in force from now on.
 
-        Raises ClusterError where the cluster has others, or, ``with_block_size``, other block sizes.
+        Raises ClusterError where that does not go together (``weft.ipam.agreement.settled``).
         """
-        for _ in range(2):
-            agreed = self.ranges_in_force(ranges, with_block_size=with_block_size)
-            if agreed is not None:
-                return agreed
-            try:
-                self.store.create(_RANGE, _encode(_tell(ranges)))
-            except KeyExists:
-                continue
-            return tuple(ranges)
-        raise StoreError(f"key {_RANGE!r} comes and goes")
+        return self._change(lambda present: settled(present or Agreement(tuple(ranges)), ranges, sized))
 
-    def ranges_in_force(
-        self, ranges: Sequence[PodRange], *, with_block_size: bool = False
-    ) -> tuple[PodRange, ...] | None:
+    def ranges_in_force(self, ranges: Sequence[PodRange], sized: Collection[IPNetwork] = ()) -> Agreement | None:
         """What ``agree_on_ranges`` would return, without writing: None where the cluster has no ranges yet.
 
         Raises ClusterError as it does.
         """
-        told = _tell(ranges)
-        entry = self.store.get(_RANGE)
-        if entry is None:
-            return None
-        fixed = _decode(entry, _Ranges)
-        if (fixed.range, fixed.range6) != (told.range, told.range6):
-            present = ",".join(filter(None, (fixed.range, fixed.range6)))
-            raise ClusterError(
-                f"range {','.join(map(str, ranges))} does not match the cluster's range {present}: "
-                f"give --range {present}, or a store of its own to a new cluster"
-            )
-        agreed = tuple(_with_block_size(item, fixed) for item in ranges)
-        if with_block_size and agreed != tuple(ranges):
-            raise ClusterError(
-                f"block size {_sizes(ranges)} does not match the cluster's {_sizes(agreed)}: "
-                "leave --block-size out, or give a store of its own to a new cluster"
-            )
-        return agreed
+        present = self.ranges()
+        with _refusals():
+            return None if present is None else settled(present, ranges, sized)
+
+    def ranges(self) -> Agreement | None:
+        """The ranges that the cluster has. Raises ClusterError where what is written cannot be read."""
+        entry = self.store.get(_RANGES)
+        return None if entry is None else _ranges_of(entry)
+
+    def change_ranges(self, change: Callable[[Agreement], Agreement]) -> Agreement:
+        """Change what the cluster has; ``change`` may be called several times. Raises ClusterError."""
+
+        def changed(present: Agreement | None) -> Agreement:
+            if present is None:
+                raise ClusterError("the cluster has no ranges yet: its first node brings them")
+            return change(present)
+
+        return self._change(changed)
+
+    def _change(self, change: Callable[[Agreement | None], Agreement]) -> Agreement:
+        for _ in range(10):
+            entry = self.store.get(_RANGES)
+            present = None if entry is None else _ranges_of(entry)
+            with _refusals():
+                wanted = change(present)
+            try:
+                if entry is None:
+                    self.store.create(_RANGES, encoded(wanted))
+                elif wanted != present:
+                    self.store.replace(_RANGES, encoded(wanted), entry.revision)
+            except (KeyExists, Conflict):
+                continue
+            return wanted
+        raise StoreError(f"key {_RANGES!r} changes faster than it can be written")
 
     def view(self) -> View:
         """Everything, as of one revision."""
@@ -329,27 +331,24 @@ class Cluster:
         return True
 
 
-def _tell(ranges: Sequence[PodRange]) -> _Ranges:
-    first = ranges[0]
-    second = ranges[1] if len(ranges) > 1 else None
-    return _Ranges(
-        str(first),
-        first.block_prefix,
-        None if second is None else str(second),
-        None if second is None else second.block_prefix,
-    )
+def is_about_ranges(event: Event) -> bool:
+    """Whether a change is one of the cluster's ranges."""
+    return event.key == _RANGES
 
 
-def _sizes(ranges: Sequence[PodRange]) -> str:
-    return ",".join(str(item.block_prefix) for item in ranges)
+def _ranges_of(entry: Entry) -> Agreement:
+    try:
+        return decoded(entry.value)
+    except ValueError as error:
+        raise ClusterError(f"key {entry.key!r} in the store is not ours: {error}; remove it") from None
 
 
-def _with_block_size(item: PodRange, fixed: _Ranges) -> PodRange:
-    if item.version == 6:
-        prefix = fixed.block_size6 or item.block_prefix
-    else:
-        prefix = fixed.block_size or min(max(_LARGEST_UNTOLD, item.network.prefixlen + 6), 29)
-    return PodRange(item.network, prefix, item.excluded)
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except Disagreement as error:
+        raise ClusterError(str(error)) from None
 
 
 def _owner_of(entry: Entry) -> str:

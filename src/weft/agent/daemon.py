@@ -20,7 +20,13 @@ from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.agent.cni_configuration import CONFIG_FILE, write_configuration
 from weft.agent.collector import Collector
-from weft.agent.dataplane import Dataplane, UnderlayError, find_underlay, foreign_routes
+from weft.agent.dataplane import (
+    Dataplane,
+    UnderlayError,
+    addresses_of_bridge,
+    find_underlay,
+    foreign_routes,
+)
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import BlockLost, Enrolment
 from weft.agent.journal import Journal, JournalError, State
@@ -43,7 +49,7 @@ from weft.agent.wire import Request
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
 from weft.ipam.pool import PoolExhausted
-from weft.ipam.ranges import IPAddress, IPNetwork, overlapping
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, overlapping
 from weft.ipam.shares import RangeExhausted
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import NetlinkError
@@ -103,7 +109,8 @@ class Agent:
         self._threads: list[threading.Thread] = []
         _require_namespaces()
         underlay = find_underlay(settings.node_address)
-        _refuse_overlap(settings)
+        if why := _overlap(settings.ranges):
+            raise SettingsError(why)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._journal = Journal(settings.state_dir / "journal.db")
         self._store = open_when_possible(settings.store)
@@ -112,22 +119,25 @@ class Agent:
         name = settings.node_name
         self._foreign = open_foreign(settings.store, name)
         self._takeover = self._begin_takeover(underlay.mtu)
-        with_ipv6 = any(pods.version == 6 for pods in settings.ranges)
-        mtu = weave.mtu(underlay.mtu, settings.mtu or self._takeover.mtu, ipv6=with_ipv6)
+        self._mtu = partial(weave.mtu, underlay.mtu, settings.mtu or self._takeover.mtu)
         self._addresses = Addresses(
-            self._cluster, self._journal, self._live, name, settings.init, self._used_elsewhere
-        )
+            self._cluster, self._journal, self._live, name, settings.init, self._used_elsewhere,
+            addresses_of_bridge(), self._serve_gateways,
+        )  # fmt: skip
         vtep, instance = derived_link_address("vtep", name), _instance(self._journal)
 
         def record(gateway: IPv4Address | None, gateway6: IPv6Address | None) -> NodeRecord:
             return NodeRecord(underlay.address, vtep, gateway, instance, gateway6)
 
-        self._enrolment = Enrolment(self._cluster, self._journal, self._addresses, self._live, name, record)
+        self._enrolment = Enrolment(
+            self._cluster, self._journal, self._addresses, self._live, name, record, self._why_not
+        )
         self._enter()
-        self._node = Node(name, underlay.address, self._addresses.gateway, mtu, self._addresses.gateway6)
         networks = [pods.network for pods in self._addresses.ranges]
+        mtu = self._mtu(ipv6=any(pods.version == 6 for pods in networks))
+        self._node = Node(name, underlay.address, self._addresses.gateway, mtu, self._addresses.gateway6)
         devices = weave.devices(self._node, self._takeover.bridge_address)
-        self._dataplane = Dataplane(devices, networks, underlay)
+        self._dataplane = Dataplane(devices, networks, underlay, lambda: self._addresses.gateways)
         self._reaper = Reaper(self._journal, free_addresses(self._addresses))
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
         self._membership = Membership(
@@ -181,7 +191,7 @@ class Agent:
             pass
         again = bool(self._enrolment.outdated) and not self._asked_to_stop.is_set()
         if again:
-            _log.error("starting anew: %s", self._enrolment.outdated)
+            _log.warning("starting anew: %s", self._enrolment.outdated)
         else:
             _log.info("stopping; pods stay connected")
         self._ready = False
@@ -226,13 +236,24 @@ class Agent:
         try:
             self._enrolment.enter(
                 self._settings.ranges,
-                with_block_size=self._settings.block_size_given,
+                sized=self._settings.sized,
                 needed=self._takeover.needed,
             )
         except BlockLost:
             self._takeover.abandon()
             raise
         self._takeover.note_claimed()
+
+    def _serve_gateways(self) -> None:
+        self._dataplane.serve()
+
+    def _why_not(self, ranges: Sequence[PodRange]) -> str:
+        """Why this node cannot have such ranges; empty where it can."""
+        try:
+            self._mtu(ipv6=any(pods.version == 6 for pods in ranges))
+        except ValueError as error:
+            return str(error)
+        return _overlap(ranges)
 
     def _used_elsewhere(self) -> Collection[IPAddress]:
         known = [peer.name for peer in self._live.peers(self._settings.node_name)]
@@ -342,6 +363,7 @@ class Agent:
             problems=self._live.problems,
             gateway6=str(self._node.bridge6.ip) if self._node.bridge6 else "",
             collected=self._collector.collected,
+            gateways=self._addresses.gateways,
         )
 
     def _give_signs_of_life(self) -> None:
@@ -370,16 +392,18 @@ def _require_namespaces() -> None:
         raise OSError(f"{error.strerror}: give the agent CAP_SYS_ADMIN, which setns(2) asks for") from None
 
 
-def _refuse_overlap(settings: Settings) -> None:
+def _overlap(ranges: Sequence[PodRange]) -> str:
+    """Which of the ranges this node reaches otherwise, and how; empty where it reaches none."""
     routes = foreign_routes()
-    for pods in settings.ranges:
+    for pods in ranges:
         clash = overlapping(pods.network, [destination for destination, _ in routes])
         if clash is not None:
             device = next(device for destination, device in routes if destination == clash)
-            raise SettingsError(
+            return (
                 f"range {pods} overlaps the route {clash} of device {device}: "
                 f"give a --range that this node does not reach otherwise"
             )
+    return ""
 
 
 def _instance(journal: Journal) -> str:

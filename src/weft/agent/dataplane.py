@@ -4,12 +4,22 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from weft.fabric import weave
-from weft.fabric.plan import Devices, Forwarding, ForwardingEntry, IPNetwork, Neighbour, Route, Vxlan
+from weft.fabric.plan import (
+    Devices,
+    Forwarding,
+    ForwardingEntry,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Neighbour,
+    Route,
+    Vxlan,
+)
 from weft.kernel import addresses, links, neighbours, nftables, routes, sysctl
 from weft.kernel.links import Link
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
@@ -33,14 +43,22 @@ class Underlay:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """The bridge as it is in the kernel: what a plugin needs to put a pod on it."""
+    """The bridge as it is in the kernel: what a plugin needs to put a pod on it (``weave_settings.Bridge``)."""
 
     index: int
     name: str
     link_address: str
-    address: IPv4Interface
+    addresses: tuple[IPInterface, ...]
     mtu: int
-    address6: IPv6Interface | None = None
+    networks: tuple[IPNetwork, ...]
+
+
+def addresses_of_bridge() -> list[IPAddress]:
+    """What the bridge has in the kernel, where there is one."""
+    with RouteSocket() as host:
+        link = _find(host, weave.BRIDGE)
+        found = addresses.dump_addresses(host, link.index) if link else []
+        return [item.interface.ip for item in found if not item.interface.ip.is_link_local]
 
 
 def find_underlay(wanted: IPv4Address | None) -> Underlay:
@@ -84,12 +102,22 @@ def foreign_routes() -> list[tuple[IPNetwork, str]]:
 class Dataplane:
     """The devices of this node and the way to its peers. Safe for several threads."""
 
-    def __init__(self, devices: Devices, ranges: Sequence[IPNetwork], underlay: Underlay) -> None:
+    def __init__(
+        self,
+        devices: Devices,
+        ranges: Sequence[IPNetwork],
+        underlay: Underlay,
+        bridge_addresses: Callable[[], Sequence[IPInterface]] | None = None,
+    ) -> None:
+        """``bridge_addresses`` are those that the bridge is to have now; otherwise those planned, for good."""
+        self._bridge_addresses = bridge_addresses or (lambda: devices.bridge_addresses)
         self._underlay = underlay
         self._devices = devices
         self._ranges = ranges
         self._with_ipv6 = any(pods.version == 6 for pods in ranges)
         self._lock = threading.Lock()
+        # Of its own, so that an attach does not wait for thousands of peers' routes.
+        self._bridge_lock = threading.Lock()
         self._bridge: Bridge | None = None
 
     @property
@@ -102,15 +130,23 @@ class Dataplane:
     def ensure_devices(self) -> None:
         """Make the bridge and the tunnel as planned, repair what differs. Raises NetlinkError, OSError."""
         with self._lock, RouteSocket() as host:
-            self._bridge = self._ensure_bridge(host)
+            with self._bridge_lock:
+                self._bridge = self._ensure_bridge(host)
             self._ensure_tunnel(host)
-        for path, value in weave.sysctls().items():
+        for path, value in weave.sysctls(self._ranges).items():
             sysctl.write(path, value)
         if self._with_ipv6:
             self._keep_router_advertisements()
             for path, value in weave.sysctls_ipv6().items():
                 sysctl.write(path, value)
         nftables.apply(weave.masquerade(self._ranges))
+
+    def serve(self) -> None:
+        """Give the bridge the addresses that it is to have now, where it has others. Raises NetlinkError."""
+        with self._bridge_lock:
+            if self._bridge is not None and self._bridge.addresses != tuple(self._bridge_addresses()):
+                with RouteSocket() as host:
+                    self._bridge = self._ensure_bridge(host)
 
     def apply(self, plan: Forwarding, *, withdraw: bool = True) -> int:
         """Bring routes, neighbours and forwarding entries of the tunnel to the plan; how many changed.
@@ -148,20 +184,45 @@ class Dataplane:
         link = links.get_link(host, name=wanted.name)
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
-        mine = self._devices.bridge_addresses
+        mine = tuple(self._bridge_addresses())
         if self._with_ipv6:
             sysctl.write(("net", "ipv6", "conf", wanted.name, "disable_ipv6"), 0)
         present = {item.interface for item in addresses.dump_addresses(host, link.index)}
         # Others first: with a subnet's first address go all that were added later.
+        versions = {pods.version for pods in self._ranges}
         for other in present.difference(mine):
-            if other.version in {item.version for item in mine} and not other.ip.is_link_local:
+            if other.version in versions and not other.ip.is_link_local:
                 host.execute([addresses.delete_address(link.index, other)])
         present = {item.interface for item in addresses.dump_addresses(host, link.index)}
         host.execute([addresses.add_address(link.index, item) for item in mine if item not in present])
-        first, second = mine[0], mine[1] if len(mine) > 1 else None
-        if not isinstance(first, IPv4Interface) or isinstance(second, IPv4Interface):
-            raise RuntimeError(f"the bridge's addresses are out of order: {mine}")
-        return Bridge(link.index, wanted.name, wanted.address, first, wanted.mtu, second)
+        self._ensure_ranges(host, link.index, mine)
+        return Bridge(link.index, wanted.name, wanted.address, mine, wanted.mtu, tuple(self._ranges))
+
+    def _ensure_ranges(self, host: RouteSocket, bridge: int, mine: Sequence[IPInterface]) -> None:
+        """The bridge has a route to every range: its addresses' own, and ours to ranges that it has none of.
+
+        Made last, since they vanish with the address that they give as source.
+        """
+        sources = {item.version: item.ip for item in reversed(mine)}
+        served = {item.network for item in mine}
+        wanted = {pods: sources.get(pods.version) for pods in self._ranges if pods not in served}
+        present = {
+            route.destination: route.source
+            for route in routes.dump_routes(host, device=bridge)
+            if route.metric == weave.RANGE_METRIC and route.gateway is None
+        }
+        if wanted == present:
+            return
+        messages = [
+            routes.delete_route(pods, device=bridge, metric=weave.RANGE_METRIC)
+            for pods in present.keys() - wanted.keys()
+        ]
+        messages += [
+            routes.replace_route(pods, device=bridge, source=source, metric=weave.RANGE_METRIC)
+            for pods, source in wanted.items()
+            if pods not in present or present[pods] != source
+        ]
+        host.execute(messages)
 
     def _keep_router_advertisements(self) -> None:
         """Let the underlay hear routers although the host forwards: its own default route may hang on them.

@@ -1,13 +1,18 @@
 """This node's place in the cluster: signed in, its blocks its own; and what to do where that is so no longer."""
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from weft.agent.addresses import Addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
 from weft.agent.journal import Journal
 from weft.agent.live_view import LiveView
+from weft.agent.range_record import decoded_fact, encoded
+from weft.agent.taking_up import addresses_of_pods
+from weft.ipam.agreement import Agreement, Disagreement, settled, with_ranges
+from weft.ipam.ownership import turn
 from weft.ipam.ranges import IPNetwork, PodRange
 from weft.store import StoreError, StoreUnavailable
 
@@ -15,6 +20,10 @@ _log = logging.getLogger(__name__)
 
 #: The journal's fact that this node is new to the cluster, or was removed, and has not taken up its blocks yet.
 _ENTERING = "entering"
+#: The journal's fact of the ranges that were agreed on last.
+_RANGES = "ranges"
+#: Seconds between two nodes' turns at taking up other ranges.
+TURN = 0.01
 #: A node's record, given its bridge's addresses.
 MakeRecord = Callable[[IPv4Address | None, IPv6Address | None], NodeRecord]
 
@@ -34,7 +43,10 @@ class Enrolment:
         live: LiveView,
         name: str,
         record: MakeRecord,
+        refusal: Callable[[Sequence[PodRange]], str] = lambda ranges: "",
     ) -> None:
+        """``refusal`` tells why this node cannot have such ranges; empty where it can."""
+        self._refusal = refusal
         self._cluster = cluster
         self._journal = journal
         self._addresses = addresses
@@ -42,38 +54,71 @@ class Enrolment:
         self._name = name
         self._record = record
         self._registered_at = 0
+        #: What this node was told, and what is in force on it; whether the cluster has yet to hear of the former.
+        self._told: tuple[Sequence[PodRange], Collection[IPNetwork]] = ((), ())
+        self._in_force = Agreement(())
+        self._unheard = False
+        #: The ranges that are to be taken up, and since when (monotonic seconds) they are.
+        self._changing: tuple[Agreement | None, float] = (None, 0.0)
         #: Why this agent must start anew; empty while it need not.
         self.outdated = ""
 
     def enter(
-        self, ranges: Sequence[PodRange], *, with_block_size: bool, needed: Sequence[IPNetwork] = ()
+        self,
+        ranges: Sequence[PodRange],
+        *,
+        sized: Collection[IPNetwork] = (),
+        needed: Sequence[IPNetwork] = (),
     ) -> bool:
         """Sign in, take up or claim blocks, the ``needed`` ones first, tell the peers.
 
-        False where the store is away and this node goes on with what it knew.
+        ``sized`` are the ranges whose block size was asked for. False where the store is away and this node goes
+        on with what it knew.
 
         Raises ClusterError, BlockLost, RangeExhausted, and StoreError where it knows too little to go on.
         """
+        self._told = ranges, sized
         try:
-            agreed = self._cluster.agree_on_ranges(ranges, with_block_size=with_block_size)
+            agreed = self._agree()
             is_new = self._sign_in()
             self._claim_needed(needed)
             view = self._cluster.view()
-            self._addresses.join(agreed, view, affirm=is_new)
-            self._journal.set_fact("ranges", _written(agreed))
+            self._addresses.join(agreed.ranges, view, affirm=is_new)
+            self._journal.set_fact(_RANGES, encoded(agreed).decode())
             self._register()
             self._journal.set_fact(_ENTERING, "")
         except StoreUnavailable as error:
-            known = self._known_ranges(ranges)
+            known = self._known_ranges()
             # One that has learned of its removal must not go on with blocks that may be others' by now.
-            if self._is_entering() or known is None or not self._addresses.resume(known):
+            if self._is_entering() or known is None or not self._addresses.resume(known.ranges):
                 raise
             self._live.read()
+            self._in_force, self._unheard = known, True
             _log.warning("the store is away (%s); going on with the blocks and peers known before", error)
             return False
+        self._in_force, self._unheard = agreed, False
         self._live.replace(view)
         self._live.keep(at_once=True)
         return True
+
+    def _agree(self) -> Agreement:
+        """What is in force once the cluster knows what this node was told. Raises ClusterError, StoreError."""
+        agreed = self._cluster.agree_on_ranges(*self._told)
+        known = self._journaled()
+        held = addresses_of_pods(self._journal)
+        lost = [
+            pods for pods in (known.ranges if known else ())
+            if pods.network not in agreed.networks and any(address in pods.network for address in held)
+        ]  # fmt: skip
+        if lost:
+            # It was removed although pods are in it: a block was claimed meanwhile, or the store was set back.
+            agreed = self._cluster.change_ranges(
+                lambda now: with_ranges(now, [pods for pods in lost if pods.network not in now.networks])
+            )
+            _log.warning("range %s is back: pods of this node are in it", ", ".join(map(str, lost)))
+        if why := self._refusal(agreed.ranges):
+            raise ClusterError(why)
+        return agreed
 
     def _claim_needed(self, needed: Sequence[IPNetwork]) -> None:
         for block in needed:
@@ -89,6 +134,7 @@ class Enrolment:
         """
         if not self._live.heard:
             return
+        self._check_ranges()
         revision, own = self._live.revision, set(self._live.blocks_of(self._name))
         if not self._live.has_record(self._name) and self._registered_at <= revision:
             self._sign_in_again()
@@ -151,14 +197,41 @@ class Enrolment:
         record = self._record(self._addresses.gateway.ip, bridge6.ip if bridge6 else None)
         self._registered_at = self._cluster.register(self._name, record)
 
-    def _known_ranges(self, ranges: Sequence[PodRange]) -> tuple[PodRange, ...] | None:
-        """The ranges with the block sizes that were agreed on; None where other ranges were."""
-        written = self._journal.fact("ranges")
-        prefixes = dict(part.split(" ") for part in written.split(",")) if written else {}
-        if set(prefixes) != set(map(str, ranges)):
+    def _check_ranges(self) -> None:
+        """Have this node start anew where the cluster's ranges are not those in force here: not all nodes at once.
+
+        Raises StoreError, and ClusterError where the cluster has others than this node was told.
+        """
+        agreed = self._live.agreed
+        if self._unheard:
+            agreed = self._agree()
+            self._unheard = False
+        elif agreed is None:
+            agreed = self._cluster.agree_on_ranges(self._in_force.ranges)
+        if agreed.ranges == self._in_force.ranges:
+            self.outdated = self.outdated or self._addresses.obsolete
+            return
+        now = time.monotonic()
+        if self._changing[0] != agreed:
+            self._changing = agreed, now
+            if why := self._refusal(agreed.ranges):
+                _log.error("this node goes on with range %s: %s", self._in_force, why)
+        if self._refusal(agreed.ranges):
+            return
+        # The first ones at once: it is the listing of a large cluster that must not be asked for by all.
+        if now - self._changing[1] >= TURN * turn(self._name, str(agreed), self._live.nodes()) - 1:
+            self.outdated = f"the cluster's range is {agreed} now"
+
+    def _journaled(self) -> Agreement | None:
+        return decoded_fact(self._journal.fact(_RANGES) or "")
+
+    def _known_ranges(self) -> Agreement | None:
+        """The ranges that were agreed on, less what this node is told to exclude; None where it is told others."""
+        known = self._journaled()
+        if known is None:
             return None
-        return tuple(PodRange(pods.network, int(prefixes[str(pods)]), pods.excluded) for pods in ranges)
-
-
-def _written(ranges: Sequence[PodRange]) -> str:
-    return ",".join(f"{pods} {pods.block_prefix}" for pods in ranges)
+        try:
+            agreed = settled(known, *self._told)
+        except Disagreement:
+            return None
+        return Agreement(tuple(pods for pods in agreed.ranges if pods.network in known.networks), known.removed)

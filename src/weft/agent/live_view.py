@@ -12,6 +12,7 @@ import msgspec
 
 from weft.agent.cluster import NodeRecord, View
 from weft.fabric.plan import Peer
+from weft.ipam.agreement import Agreement
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ranges import IPNetwork
 from weft.store import Event
@@ -48,6 +49,12 @@ class LiveView:
     def revision(self) -> int:
         """The store's revision up to which changes are in the view."""
         return self._view.revision
+
+    @property
+    def agreed(self) -> Agreement | None:
+        """The cluster's ranges as they are in force; None where they are not known."""
+        with self._lock:
+            return self._view.agreed
 
     @property
     def problems(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from weft.agent.cluster import Cluster, ClusterError
+from weft.agent.cluster import Cluster, ClusterError, is_about_ranges
 from weft.agent.dataplane import Dataplane
 from weft.agent.enrolment import Enrolment
 from weft.agent.live_view import LiveView
@@ -113,7 +113,7 @@ class Membership:
                     with self._lock:
                         self._about |= about
                     self._changed.set()
-                    if self._node.name in about:
+                    if self._node.name in about or is_about_ranges(event):
                         self._enrolment.wake()
             except Compacted:
                 self._list_soon(stopping)

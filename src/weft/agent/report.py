@@ -8,7 +8,7 @@ import msgspec
 
 import weft
 from weft.agent.addresses import Count
-from weft.fabric.plan import IPNetwork, Peer
+from weft.fabric.plan import IPInterface, IPNetwork, Peer
 from weft.fabric.weave import PORT
 
 #: States of a peer, in Weave's words: the kernel knows the way to it; it has no block yet, or its way is about to
@@ -30,7 +30,8 @@ class Report:
 
     ``ranges`` are this node's own counts; ``owners`` says whose every block is; ``unreachable`` are owners that
     were removed, or that give no sign of life; ``problems`` tells of entries in the store that cannot be read;
-    ``collected`` counts attachments that were freed without a DEL, by reason (``weft.agent.collection``).
+    ``collected`` counts attachments that were freed without a DEL, by reason (``weft.agent.collection``);
+    ``gateways`` are all addresses of the bridge, ``gateway`` and ``gateway6`` those that peers know.
     """
 
     ready: bool
@@ -46,15 +47,17 @@ class Report:
     problems: Mapping[str, str] = field(default_factory=dict)
     gateway6: str = ""
     collected: Mapping[str, int] = field(default_factory=dict)
+    gateways: Sequence[IPInterface] = ()
 
     def to_json(self) -> bytes:
         """The report as JSON."""
         first = self.ranges[0]
         node = {"name": self.name, "address": self.address, "gateway": self.gateway, "mtu": self.mtu}
+        further = {"gateways": self.gateways} if len(self.gateways) > 1 + bool(self.gateway6) else {}
         body = {
             "ready": self.ready,
             "version": weft.__version__,
-            "node": node | ({"gateway6": self.gateway6} if self.gateway6 else {}),
+            "node": node | ({"gateway6": self.gateway6} if self.gateway6 else {}) | further,
             "ipam": {
                 "status": ipam_status(self),
                 "range": first.pods.network,
@@ -108,11 +111,15 @@ class Report:
 
 
 def ipam_status(report: Report) -> str:
-    """Where IPAM stands, as ``weave status`` said it."""
-    full = [count for count in report.ranges if count.free == 0]
+    """Where IPAM stands, as ``weave status`` said it: by family, since any of its ranges will do."""
+    versions = {count.pods.version for count in report.ranges if not count.pods.closed}
+    families = [
+        [count for count in report.ranges if count.pods.version == version] for version in sorted(versions)
+    ]
+    full = [family for family in families if not any(count.free for count in family)]
     if not report.ready:
         return "idle"
-    if full and report.unreachable and any(_is_owned(report, count) for count in full):
+    if full and report.unreachable and any(all(_is_owned(report, count) for count in family) for family in full):
         return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
     return "waiting for IP(s) to become available" if full else "ready"
 
@@ -136,7 +143,7 @@ def summary(report: Report) -> str:
             ("Status", ipam_status(report)),
             ("Range", ranges),
             ("DefaultSubnet", ranges),
-            ("Gateway", " ".join(filter(None, (report.gateway, report.gateway6)))),
+            ("Gateway", _gateways(report)),
             ("Blocks", _joined([block for count in report.ranges for block in count.blocks])),
             ("Addresses", "; ".join(f"{count.in_use} in use, {count.free} free" for count in report.ranges)),
             *([("Collected", _counted(report.collected))] if any(report.collected.values()) else []),
@@ -164,6 +171,8 @@ def peers(report: Report) -> str:
 def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
     total, size = count.pods.network.num_addresses, count.pods.block_size
     lines = [f"{count.pods}"] if titled else []
+    if count.pods.excluded:
+        lines.append(f"excluded: {'all of it' if count.pods.closed else _joined(count.pods.excluded)}")
     owned = 0
     for owner, blocks in report.shares(count).items():
         remark = f"({count.in_use} active)" if owner == report.name else ""
@@ -179,11 +188,19 @@ def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
 
 def _is_owned(report: Report, count: Count) -> bool:
     """Whether no block of a range is left."""
+    if count.pods.closed:
+        return True
     return sum(map(len, report.shares(count).values())) >= count.pods.block_count
 
 
 def _counted(collected: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in collected.items() if count)
+
+
+def _gateways(report: Report) -> str:
+    mains = [address for address in (report.gateway, report.gateway6) if address]
+    further = [str(own.ip) for own in report.gateways if str(own.ip) not in mains]
+    return " ".join([*mains, *further])
 
 
 def _joined(blocks: Sequence[IPNetwork]) -> str:

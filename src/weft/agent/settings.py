@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from weft.ipam.ranges import PodRange, parse_ranges
+from weft.ipam.ranges import IPNetwork, PodRange, parse_block_sizes, parse_ranges
 from weft.ipam.shares import Init, parse_init
 from weft.npc.settings import PolicySettings, parse_policy_settings
 
@@ -25,7 +25,7 @@ class SettingsError(Exception):
 class Settings:
     """The settings of an agent. ``node_address`` and ``mtu`` (bytes) are found out where they are None.
 
-    ``ranges`` have the usual block sizes, which the cluster's own replace, unless ``block_size_given``.
+    ``ranges`` have the usual block sizes, which the cluster's own replace, but those in ``sized``.
     Without a ``dhcp_socket`` the agent keeps no DHCP leases. ``collect_after`` is in seconds, None for never. With
     ``annotations`` pods ask for addresses by them; ``request_api`` is the API server that tells those which no
     runtime does, empty where there is none.
@@ -33,7 +33,7 @@ class Settings:
 
     node_name: str
     ranges: tuple[PodRange, ...]
-    block_size_given: bool
+    sized: frozenset[IPNetwork]
     store: str
     init: Init
     node_address: IPv4Address | None
@@ -83,6 +83,7 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
         raise SettingsError(f"--node-name {node_name!r}: use lower-case letters, digits, '-' and '.' only")
     try:
         ranges = parse_ranges(text("range", _DEFAULT_RANGE), text("block-size", ""), text("exclude", ""))
+        sized = frozenset(parse_block_sizes(text("block-size", ""), [pods.network for pods in ranges]))
     except ValueError as error:
         raise SettingsError(f"--range: {error}") from None
     try:
@@ -103,7 +104,7 @@ def parse_settings(values: Mapping[str, str | None]) -> Settings:
     return Settings(
         node_name=node_name,
         ranges=ranges,
-        block_size_given=bool(values.get("block-size")),
+        sized=sized,
         store=store,
         init=init,
         node_address=_address(values.get("node-address")),

@@ -1,15 +1,19 @@
 """Mode ``weave``: the look of Weave Net on plain kernel parts.
 
 Every node has a bridge ``weave`` with an address and the prefix of the whole range, so pods see one flat
-subnet and ask for any pod by ARP. The bridge answers for pods of other nodes with its own MAC (proxy ARP:
+subnet and ask for any pod of it by ARP. The bridge answers for pods of other nodes with its own MAC (proxy ARP:
 the route to them leaves through another device), and the node routes the packet into ``vxlan-6784``.
 Behind the tunnel a peer is one MAC at one underlay address. Nothing is flooded between nodes.
+
+Where there are several ranges, the bridge has an address of each that pods here are in, which is their gateway:
+to pods of another range, on this node or elsewhere, the node routes. What belongs to no node is asked for on the
+bridge, where nobody answers: it must not leave by the underlay.
 
 IPv6 has no proxy for a whole range, so pods know no subnet there: a pod has a /128 and sends everything to the
 bridge's address. The rest is the same, over the same tunnel, with link-local gateways.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from weft.fabric.plan import (
     Device,
@@ -34,6 +38,8 @@ PORT = 6784
 VNI = 6784
 #: Bytes that VXLAN adds: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348).
 OVERHEAD = 50
+#: Of our routes to ranges that the bridge has no address of: the kernel's own, of an address, come first.
+RANGE_METRIC = 6784
 #: What IPv4 asks of any link, with room for a header (RFC 791).
 SMALLEST_MTU = 576
 #: What IPv6 asks of any link (RFC 8200, section 5).
@@ -88,13 +94,17 @@ def forwarding(node: Node, peers: Iterable[Peer]) -> Forwarding:
     return Forwarding(frozenset(routes), frozenset(neighbours), frozenset(entries))
 
 
-def sysctls() -> dict[tuple[str, ...], int]:
+def sysctls(ranges: Iterable[IPNetwork] = ()) -> dict[tuple[str, ...], int]:
     """What the kernel must be told for this mode: path below /proc/sys and value.
 
     Proxy ARP answers at once (``proxy_delay``, in 1/100 s, is a random delay by default 0.8 s;
     https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html).
     """
-    return {
+    several = sum(pods.version == 4 for pods in ranges) > 1
+    # From range to range packets of one node leave where they came in, and the kernel would tell their senders to
+    # take the short way. It does so where either ``all`` or the device says so; other devices say it themselves.
+    more = {("net", "ipv4", "conf", "all", "send_redirects"): 0} if several else {}
+    return more | {
         ("net", "ipv4", "ip_forward"): 1,
         ("net", "ipv4", "conf", BRIDGE, "proxy_arp"): 1,
         ("net", "ipv4", "neigh", BRIDGE, "proxy_delay"): 0,
@@ -110,16 +120,21 @@ def sysctls_ipv6() -> dict[tuple[str, ...], int]:
 
 
 def masquerade(ranges: Iterable[IPNetwork]) -> str:
-    """The nftables ruleset that gives a pod's packets the node's address where they leave their range.
+    """The nftables ruleset that gives a pod's packets the node's address where they leave the pod network.
 
-    Between pods nothing is translated: the receiver sees the sender's own address. ``fully-random`` source
-    ports keep concurrent look-ups from colliding in conntrack (the five seconds' DNS delay).
+    Between pods nothing is translated, of whatever ranges they are: the receiver sees the sender's own address.
+    Nor is what goes to another node's pods, whose range this node may not have heard of yet. ``fully-random``
+    source ports keep concurrent look-ups from colliding in conntrack (the five seconds' DNS delay).
     """
-    return "".join(_masquerade(pods) for pods in ranges)
+    every = list(ranges)
+    families = ([pods for pods in every if pods.version == version] for version in (4, 6))
+    return "".join(_masquerade(family) for family in families if family)
 
 
-def _masquerade(pods: IPNetwork) -> str:
-    family, multicast = ("ip", "224.0.0.0/4") if pods.version == 4 else ("ip6", "ff00::/8")
+def _masquerade(ranges: Sequence[IPNetwork]) -> str:
+    family, multicast = ("ip", "224.0.0.0/4") if ranges[0].version == 4 else ("ip6", "ff00::/8")
+    pods = str(ranges[0]) if len(ranges) == 1 else f"{{ {', '.join(map(str, ranges))} }}"
+    leaving = f'oifname != {{ "{BRIDGE}", "{TUNNEL}" }}'
     return f"""\
 table {family} weft
 delete table {family} weft
@@ -127,7 +142,7 @@ table {family} weft {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         {family} saddr {pods} {family} daddr {multicast} return
-        {family} saddr {pods} {family} daddr != {pods} oifname != "{BRIDGE}" masquerade fully-random
+        {family} saddr {pods} {family} daddr != {pods} {leaving} masquerade fully-random
     }}
 }}
 """

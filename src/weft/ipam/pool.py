@@ -36,7 +36,12 @@ class Pool:
 
     @property
     def empty_blocks(self) -> list[IPNetwork]:
-        """Blocks without an address in use, in the order in which they came."""
+        """Blocks without an address in use and with some to hand out, in the order in which they came."""
+        return [block for block in self.unused_blocks if self._unused[block] or self._released[block]]
+
+    @property
+    def unused_blocks(self) -> list[IPNetwork]:
+        """Blocks without an address in use, whether or not all of them are excluded."""
         return [block for block, addresses in self._in_use.items() if not addresses]
 
     @property

@@ -69,6 +69,11 @@ class PodRange:
         """The block that holds the address."""
         return ip_network((address, self.block_prefix), strict=False)
 
+    @property
+    def closed(self) -> bool:
+        """Whether all of it is excluded: nobody gets anything of it any more."""
+        return any(_is_inside(self.network, part) for part in self.excluded)
+
     def holds(self, block: IPNetwork) -> bool:
         """Whether it is one of the range's blocks."""
         return (
@@ -122,32 +127,86 @@ def parse_range(text: str) -> IPNetwork:
 
 
 def parse_ranges(ranges: str, block_sizes: str = "", excluded: str = "") -> tuple[PodRange, ...]:
-    """The ranges of a cluster: one of IPv4, and beside it one of IPv6 where pods are to have both.
+    """The ranges of a cluster, IPv4 first: of each family as many as are given, in the order in which nodes draw
+    on them. Pods have an address of each family that there is.
 
-    ``block_sizes`` are prefix lengths, ``excluded`` addresses, CIDRs or FIRST-LAST; both for any of the ranges, as
-    everything here separated by commas. Raises ValueError naming the value and the mend.
+    ``block_sizes`` as for ``parse_block_sizes``, ``excluded`` as for ``parse_excluded``; separated by commas, as
+    everything here. Raises ValueError naming the value and the mend.
     """
     networks = [parse_range(text) for text in _separated(ranges)]
-    versions = [network.version for network in networks]
-    if versions not in ([4], [4, 6], [6, 4]):
-        raise ValueError(f"{ranges!r}: give one IPv4 range, or one IPv4 and one IPv6 range, such as {_both()}")
-    networks.sort(key=lambda network: network.version)
-    prefixes = {network.version: usual_block_prefix(network) for network in networks}
-    for text in _separated(block_sizes):
-        network = _range_of_block_size(text, networks)
-        prefixes[network.version] = int(text.removeprefix("/"))
-    left_out: dict[int, list[IPNetwork]] = {4: [], 6: []}
-    for text in _separated(excluded):
-        for part in _excluded(text, networks):
-            left_out[part.version].append(part)
-    return tuple(
-        PodRange(
-            network,
-            prefixes[network.version],
-            tuple(ipaddress.collapse_addresses(left_out[network.version])),  # type: ignore[type-var]
+    if not any(network.version == 4 for network in networks):
+        raise ValueError(
+            f"{ranges!r}: give an IPv4 range, and IPv6 beside it where pods are to have both: {_both()}"
         )
+    check_overlap(networks)
+    networks.sort(key=lambda network: network.version)
+    sizes = parse_block_sizes(block_sizes, networks)
+    left_out = parse_excluded(excluded, networks)
+    return tuple(
+        PodRange(network, sizes.get(network, usual_block_prefix(network)), collapsed(inside(left_out, network)))
         for network in networks
     )
+
+
+def check_overlap(networks: Sequence[IPNetwork]) -> None:
+    """Raise ValueError where two of the ranges have addresses in common."""
+    for number, one in enumerate(networks):
+        for other in networks[:number]:
+            if one == other:
+                raise ValueError(f"range {one} is given twice: leave one out")
+            if one.version == other.version and one.overlaps(other):
+                raise ValueError(f"ranges {other} and {one} overlap: give ranges that have nothing in common")
+
+
+def parse_block_sizes(text: str, networks: Sequence[IPNetwork]) -> dict[IPNetwork, int]:
+    """The block sizes that are asked for: prefix lengths for all ranges of the family that they fit, and
+    ``RANGE=LENGTH`` for one range, which counts more.
+
+    Raises ValueError naming the value and the mend.
+    """
+    every: dict[IPNetwork, int] = {}
+    single: dict[IPNetwork, int] = {}
+    for part in _separated(text):
+        named, equals, size = part.rpartition("=")
+        chosen = [network for network in networks if not equals or str(network) == named.strip()]
+        if not chosen:
+            raise ValueError(f"block size {part!r}: {named} is not among the ranges {_joined(networks)}")
+        prefix = _prefix(size)
+        fitting = [network for network in chosen if prefix in _sizes(network)]
+        version = fitting[0].version if fitting else 0
+        refusing = [network for network in chosen if network.version == version and network not in fitting]
+        if not fitting or refusing:
+            allowed = " or ".join(
+                f"{_sizes(network).start} to {SMALLEST_BLOCK[network.version]} for {network}"
+                for network in refusing or chosen
+            )
+            each = f", as {refusing[0]}={_sizes(refusing[0]).start}" if refusing else ""
+            raise ValueError(f"block size {part!r}: give a prefix length of {allowed}{each}")
+        (single if equals else every).update(dict.fromkeys(fitting, prefix))
+    return every | single
+
+
+def parse_excluded(text: str, networks: Sequence[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Addresses, CIDRs or FIRST-LAST, each inside of a range. Raises ValueError naming the value and the mend."""
+    return tuple(part for item in _separated(text) for part in _excluded(item, networks))
+
+
+def inside(parts: Iterable[IPNetwork], network: IPNetwork) -> tuple[IPNetwork, ...]:
+    """Those of the parts that are in a range."""
+    return tuple(part for part in parts if _is_inside(part, network))
+
+
+def common(parts: Iterable[IPNetwork], network: IPNetwork) -> tuple[IPNetwork, ...]:
+    """What the parts have in common with a range."""
+    return tuple(part if _is_inside(part, network) else network for part in parts if part.overlaps(network))
+
+
+def collapsed(parts: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """The same addresses in as few parts as they fit in, IPv4 first."""
+    every = list(parts)
+    four = ipaddress.collapse_addresses(part for part in every if isinstance(part, IPv4Network))
+    six = ipaddress.collapse_addresses(part for part in every if isinstance(part, IPv6Network))
+    return (*four, *six)
 
 
 def listed(networks: Iterable[IPNetwork]) -> str:
@@ -167,19 +226,14 @@ def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | Non
     )
 
 
-def _range_of_block_size(text: str, networks: Sequence[IPNetwork]) -> IPNetwork:
-    prefix = text.removeprefix("/")
-    number = int(prefix) if prefix.isascii() and prefix.isdigit() else -1
-    for network in networks:
-        largest = max(LARGEST_BLOCK[network.version], network.prefixlen + 1)
-        if largest <= number <= SMALLEST_BLOCK[network.version]:
-            return network
-    allowed = " or ".join(
-        f"{max(LARGEST_BLOCK[network.version], network.prefixlen + 1)} to {SMALLEST_BLOCK[network.version]} "
-        f"for {network}"
-        for network in networks
-    )
-    raise ValueError(f"block size {text!r}: give a prefix length of {allowed}")
+def _sizes(network: IPNetwork) -> range:
+    """The prefix lengths that a range's blocks may have."""
+    return range(max(LARGEST_BLOCK[network.version], network.prefixlen + 1), SMALLEST_BLOCK[network.version] + 1)
+
+
+def _prefix(text: str) -> int:
+    digits = text.strip().removeprefix("/")
+    return int(digits) if digits.isascii() and digits.isdigit() else -1
 
 
 def _excluded(text: str, networks: Sequence[IPNetwork]) -> list[IPNetwork]:
@@ -193,10 +247,19 @@ def _excluded(text: str, networks: Sequence[IPNetwork]) -> list[IPNetwork]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"excluded {text!r}: {error}; give an address, a CIDR or FIRST-LAST") from None
     for part in parts:
-        inside = any(part.version == network.version and part.subnet_of(network) for network in networks)  # type: ignore[arg-type]
-        if not inside:
+        if not any(_is_inside(part, network) for network in networks):
             raise ValueError(f"excluded {text!r} is not inside of {listed(networks)}: leave it out")
     return parts
+
+
+def _is_inside(part: IPNetwork, network: IPNetwork) -> bool:
+    return (
+        part.version == network.version and part.prefixlen >= network.prefixlen and part.network_address in network
+    )
+
+
+def _joined(networks: Sequence[IPNetwork]) -> str:
+    return ",".join(map(str, networks))
 
 
 def _separated(text: str) -> list[str]:

@@ -70,12 +70,14 @@ def examine(
     layout = looking.look()
     if not layout.found:
         return None
-    agreed = cluster and cluster.ranges_in_force(settings.ranges, with_block_size=settings.block_size_given)
+    agreed = cluster.ranges_in_force(settings.ranges, settings.sized) if cluster else None
+    ranges = agreed.ranges if agreed else settings.ranges
+    held = {interface.network for interface in layout.bridge_addresses}
     view = cluster.view() if cluster else View()
     known = [peer.name for peer in view.peers(settings.node_name)]
     situation = Situation(
         settings.node_name,
-        (agreed or settings.ranges)[0],
+        next((pods for pods in ranges if pods.network in held), ranges[0]),
         view.owners,
         foreign.in_use(known),
         (weave.SMALLEST_MTU, underlay_mtu - weave.OVERHEAD),

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
@@ -42,7 +43,13 @@ from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.interface import write_optional
 from weft.plugins.main.weave_gate import Gate, OpenGate
 from weft.plugins.main.weave_requests import AddressRequest, Requests, requested_by_runtime
-from weft.plugins.main.weave_settings import Bridge, Settings, parse_settings
+from weft.plugins.main.weave_settings import (
+    Bridge,
+    Settings,
+    gateway_of,
+    interface_of,
+    parse_settings,
+)
 from weft.plugins.plugin import PluginRequest
 
 HOST_PREFIX = "vethwepl"
@@ -143,6 +150,11 @@ class PodEnd:
     link_address: bytes
     ipv6: tuple[IPv6Address, ...]
 
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """All of them."""
+        return self.address, *self.ipv6
+
     @classmethod
     def of(cls, assigned: Assignment) -> "PodEnd":
         """Raises CniError 7 where IPAM gave no IPv4 address."""
@@ -224,17 +236,29 @@ class WeaveNet(Generic[Reserved]):
         self._gate.dismiss(call)
 
     def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
-        """What the node's own IPAM gives: an address with the whole range's prefix, one of IPv6 by itself, default
-        routes."""
+        """What the node's own IPAM gives: an address with its whole range's prefix, one of IPv6 by itself, default
+        routes. Where the configuration has routes or a gateway of its own, the other ranges are reached all the
+        same."""
         bridge = self._book.bridge
         if reservation.address is None:
             raise RuntimeError("an address of our own was asked for and none reserved")
-        gateway = settings.gateway or bridge.address.ip
-        interface = IPv4Interface((reservation.address, bridge.address.network.prefixlen))
-        ips = [IPConfiguration(interface, gateway, POD_INTERFACE)]
-        if reservation.address6 is not None and bridge.address6 is not None:
-            ips.append(IPConfiguration(IPv6Interface(reservation.address6), bridge.address6.ip, POD_INTERFACE))
-        return _assignment(Result((), tuple(ips), settings.routes), gateway)
+        given = _given(reservation)
+        gateways = {item.version: gateway_of(bridge, item) for item in given}
+        own = gateways | ({4: IPv4Interface(settings.gateway)} if settings.gateway else {})
+        ips = tuple(
+            IPConfiguration(interface_of(bridge, item), own[item.version].ip, POD_INTERFACE) for item in given
+        )
+        told = settings.routes
+        if settings.routes or settings.gateway:
+            named = {ip_network(route.dst, strict=False) for route in told}
+            told = (told or (_DEFAULT_ROUTE[4],)) + tuple(
+                Route(str(network), gateways[network.version].ip)
+                for network in bridge.networks
+                if network not in named
+                and network.version in gateways
+                and network != gateways[network.version].network
+            )
+        return _assignment(Result((), ips, told), bridge.addresses)
 
     def _delegated(self, settings: Settings, request: PluginRequest) -> Assignment:
         """What another IPAM plugin gives."""
@@ -242,7 +266,7 @@ class WeaveNet(Generic[Reserved]):
         if given is None or not given.ips:
             raise CniError(ErrorCode.INVALID_CONFIG, f"IPAM plugin {settings.ipam_type!r} gave no address")
         ips = tuple(replace(item, interface=POD_INTERFACE) for item in given.ips)
-        return _assignment(replace(given, ips=ips), self._book.bridge.address.ip)
+        return _assignment(replace(given, ips=ips), self._book.bridge.addresses)
 
     def _connect(
         self,
@@ -295,13 +319,11 @@ class WeaveNet(Generic[Reserved]):
             # The host end carries pods' frames only: no IPv6 link-local address of its own.
             links.set_bridge_port(name=host_interface, hairpin=settings.hairpin, link_local=False),
         ]
-        served: list[IPv4Address | IPv6Address] = [pod.address] if pod.address in bridge.address.network else []
-        if bridge.address6 is not None:
-            served += [address for address in pod.ipv6 if address in bridge.address6.network]
         # The node hears no announcement that it sends itself.
         return messages + [
             neighbours.replace_neighbour(bridge.index, address, pod.link_address, state=neighbours.STALE)
-            for address in served
+            for address in pod.addresses
+            if any(address in own.network for own in bridge.addresses)
         ]
 
     def _make_pair(self, messages: list[Message], ifname: str) -> None:
@@ -339,10 +361,7 @@ class WeaveNet(Generic[Reserved]):
             raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} is down")
         previous = request.configuration.previous_result
         wanted = {item.address for item in previous.ips} if previous else set()
-        if reservation.address is not None:
-            wanted.add(IPv4Interface((reservation.address, bridge.address.network.prefixlen)))
-        if reservation.address6 is not None:
-            wanted.add(IPv6Interface(reservation.address6))
+        wanted |= {interface_of(bridge, address) for address in _given(reservation)}
         if missing := wanted - present:
             listed = ", ".join(sorted(map(str, missing)))
             raise CniError(ErrorCode.GENERIC, f"{call.ifname} in {call.netns} lacks the address {listed}")
@@ -372,11 +391,16 @@ def host_interface_name(container_id: str, ifname: str) -> str:
     return HOST_PREFIX + hashlib.sha256(f"{container_id}/{ifname}".encode()).hexdigest()[:7]
 
 
-def _assignment(given: Result, bridge_address: IPv4Address) -> Assignment:
+def _given(reservation: Reservation) -> list[IPv4Address | IPv6Address]:
+    """The addresses that the node's own IPAM gave."""
+    return [item for item in (reservation.address, reservation.address6) if item is not None]
+
+
+def _assignment(given: Result, bridge_addresses: Sequence[IPv4Interface | IPv6Interface]) -> Assignment:
     """Routes as Weave made them: those that IPAM gave, else a default route; through IPAM's gateway, else the
     bridge. Of a family that none was given for, the default route."""
     gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
-    gateways.setdefault(4, bridge_address)
+    gateways.setdefault(4, next(own.ip for own in bridge_addresses if isinstance(own, IPv4Interface)))
     told = given.routes or (_DEFAULT_ROUTE[4],)
     with_ipv6 = any(item.address.version == 6 for item in given.ips)
     if with_ipv6 and 6 in gateways and not any(ip_network(route.dst, strict=False).version == 6 for route in told):

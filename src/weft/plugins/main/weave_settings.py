@@ -1,8 +1,8 @@
-"""The keys of the plugin ``weave-net``, checked."""
+"""The keys of the plugin ``weave-net``, checked, and the bridge that its pods are put on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, Protocol
 
 from weft.cni import CniError, ErrorCode, Result, Route
@@ -13,7 +13,11 @@ SMALLEST_MTU = 576
 
 
 class Bridge(Protocol):
-    """The bridge that pods are put on."""
+    """The bridge that pods are put on.
+
+    ``addresses`` are its own, one of each range that the node serves, the gateway of the pods in it; the first is
+    of IPv4. ``networks`` are all ranges of the pod network, other nodes' too.
+    """
 
     @property
     def index(self) -> int: ...
@@ -22,11 +26,11 @@ class Bridge(Protocol):
     @property
     def link_address(self) -> str: ...
     @property
-    def address(self) -> IPv4Interface: ...
-    @property
-    def address6(self) -> IPv6Interface | None: ...
+    def addresses(self) -> Sequence[IPv4Interface | IPv6Interface]: ...
     @property
     def mtu(self) -> int: ...
+    @property
+    def networks(self) -> Sequence[IPv4Network | IPv6Network]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,25 @@ def parse_settings(raw: Mapping[str, Any], bridge: Bridge) -> Settings:
         gateway = IPv4Address(ipam["gateway"]) if ipam.get("gateway") else None
     except (CniError, ValueError) as error:
         raise CniError(ErrorCode.INVALID_CONFIG, f"ipam: {error}") from None
-    if gateway is not None and gateway not in bridge.address.network:
-        raise invalid("ipam.gateway", gateway, f"a pod reaches gateways in {bridge.address.network} only")
+    if gateway is not None and not any(gateway in network for network in bridge.networks):
+        four = " and ".join(str(network) for network in bridge.networks if network.version == 4)
+        raise invalid("ipam.gateway", gateway, f"a pod reaches gateways in {four} only")
     return Settings(mtu or bridge.mtu, hairpin, "", gateway, given)
+
+
+def gateway_of(bridge: Bridge, address: IPv4Address | IPv6Address) -> IPv4Interface | IPv6Interface:
+    """The bridge's address of the range that a pod's address is in. Raises RuntimeError where it has none."""
+    for own in bridge.addresses:
+        if address in own.network:
+            return own
+    raise RuntimeError(f"bridge {bridge.name} has no address of the range that {address} is in")
+
+
+def interface_of(bridge: Bridge, address: IPv4Address | IPv6Address) -> IPv4Interface | IPv6Interface:
+    """A pod's address as its interface has it: of IPv4 with the prefix of its range, of IPv6 alone."""
+    if isinstance(address, IPv6Address):
+        return IPv6Interface(address)
+    return IPv4Interface((address, gateway_of(bridge, address).network.prefixlen))
 
 
 def invalid(key: str, value: object, mend: str) -> CniError:
