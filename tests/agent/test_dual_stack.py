@@ -61,8 +61,8 @@ def test_pods_on_two_nodes_reach_each_other_by_both_families(nodes: list[Node]) 
 def seen_sender(server: str, client: str, address: str) -> str:
     """Whom a server in one namespace sees where a client in another one connects to the address."""
     program = (
-        "import socket; s = socket.create_server(('::', 80), family=socket.AF_INET6);"
-        "print('up', flush=True); print(s.accept()[1][0])"
+        "import socket; s = socket.create_server(('', 80), family=socket.AF_INET6, dualstack_ipv6=True);"
+        "print('up', flush=True); print(s.accept()[1][0].removeprefix('::ffff:'))"
     )
     serving = subprocess.Popen(
         ["ip", "netns", "exec", server, "python3", "-c", program], stdout=subprocess.PIPE, text=True

@@ -176,10 +176,7 @@ def parse_block_sizes(text: str, networks: Sequence[IPNetwork]) -> dict[IPNetwor
         version = fitting[0].version if fitting else 0
         refusing = [network for network in chosen if network.version == version and network not in fitting]
         if not fitting or refusing:
-            allowed = " or ".join(
-                f"{_sizes(network).start} to {SMALLEST_BLOCK[network.version]} for {network}"
-                for network in refusing or chosen
-            )
+            allowed = " or ".join(f"{_told(_sizes(network))} for {network}" for network in refusing or chosen)
             each = f", as {refusing[0]}={_sizes(refusing[0]).start}" if refusing else ""
             raise ValueError(f"block size {part!r}: give a prefix length of {allowed}{each}")
         (single if equals else every).update(dict.fromkeys(fitting, prefix))
@@ -229,6 +226,10 @@ def overlapping(pods: IPNetwork, routes: Iterable[IPNetwork]) -> IPNetwork | Non
 def _sizes(network: IPNetwork) -> range:
     """The prefix lengths that a range's blocks may have."""
     return range(max(LARGEST_BLOCK[network.version], network.prefixlen + 1), SMALLEST_BLOCK[network.version] + 1)
+
+
+def _told(sizes: range) -> str:
+    return f"{sizes.start}" if len(sizes) == 1 else f"{sizes.start} to {sizes.stop - 1}"
 
 
 def _prefix(text: str) -> int:

@@ -248,17 +248,16 @@ class WeaveNet(Generic[Reserved]):
         ips = tuple(
             IPConfiguration(interface_of(bridge, item), own[item.version].ip, POD_INTERFACE) for item in given
         )
-        told = settings.routes
-        if settings.routes or settings.gateway:
-            named = {ip_network(route.dst, strict=False) for route in told}
-            told = (told or (_DEFAULT_ROUTE[4],)) + tuple(
-                Route(str(network), gateways[network.version].ip)
-                for network in bridge.networks
-                if network not in named
-                and network.version in gateways
-                and network != gateways[network.version].network
-            )
-        return _assignment(Result((), ips, told), bridge.addresses)
+        named = {ip_network(route.dst, strict=False) for route in settings.routes}
+        own_ways = {4} if settings.routes or settings.gateway else set()
+        own_ways |= {network.version for network in named}
+        others = tuple(
+            Route(str(network), gateways[network.version].ip)
+            for network in bridge.networks
+            if network.version in own_ways & gateways.keys()
+            and network not in (*named, gateways[network.version].network)
+        )
+        return _assignment(Result((), ips, settings.routes), bridge.addresses, others)
 
     def _delegated(self, settings: Settings, request: PluginRequest) -> Assignment:
         """What another IPAM plugin gives."""
@@ -396,15 +395,18 @@ def _given(reservation: Reservation) -> list[IPv4Address | IPv6Address]:
     return [item for item in (reservation.address, reservation.address6) if item is not None]
 
 
-def _assignment(given: Result, bridge_addresses: Sequence[IPv4Interface | IPv6Interface]) -> Assignment:
+def _assignment(
+    given: Result, bridge_addresses: Sequence[IPv4Interface | IPv6Interface], others: Sequence[Route] = ()
+) -> Assignment:
     """Routes as Weave made them: those that IPAM gave, else a default route; through IPAM's gateway, else the
-    bridge. Of a family that none was given for, the default route."""
+    bridge. Of a family that none was given for, the default route. Then ``others``."""
     gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
     gateways.setdefault(4, next(own.ip for own in bridge_addresses if isinstance(own, IPv4Interface)))
     told = given.routes or (_DEFAULT_ROUTE[4],)
     with_ipv6 = any(item.address.version == 6 for item in given.ips)
     if with_ipv6 and 6 in gateways and not any(ip_network(route.dst, strict=False).version == 6 for route in told):
         told = (*told, _DEFAULT_ROUTE[6])
+    told = (*told, *others)
     made = []
     for route in told:
         destination = ip_network(route.dst, strict=False)
