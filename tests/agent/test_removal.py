@@ -11,7 +11,7 @@ from weft.agent import reclaim
 from weft.agent.addresses import AddressesExhausted
 from weft.agent.cluster import Cluster
 from weft.agent.reclaim import NoSuchPeer, remove_peer
-from weft.ipam.ranges import PodRange
+from weft.ipam.ranges import PodRange, parse_ranges
 from weft.store import Store, StoreUnavailable, open_store
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
@@ -294,3 +294,21 @@ def test_a_node_that_has_learned_of_its_removal_does_not_go_on_without_the_store
     again.stop()
     last = entered(tmp_path, store, "b")
     assert set(last.addresses.blocks()) == set(cluster.view().blocks_of("b"))
+
+
+def test_a_pod_that_is_displaced_in_one_family_costs_no_address_of_the_other(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    ranges = parse_ranges("10.244.0.0/24,fd00::/120")
+    member = Member(tmp_path, store, "b", *ranges)
+    member.enter()
+    kept = member.add("c")
+    member.stop()
+    remove_peer(cluster, "b", "a")
+    (_, six) = member.addresses.blocks()
+    cluster.claim(six, "other")
+    again = Member(tmp_path, store, "b", *ranges)
+    again.enter()
+    assert again.journal.attachments() == []
+    assert [count.in_use for count in again.addresses.counts()] == [1, 1]
+    assert kept.addresses[0] in again.addresses.counts()[0].blocks[0]

@@ -239,19 +239,26 @@ class Blocks:
         for block in own:
             if pool := self._pools.at(block.network_address):
                 pool.add_block(block, released)
-        self._displaced = {}
-        for attachment in self._journal.attachments():
-            for address in attachment.addresses:
-                if (pool := self._pools.at(address)) is None:
-                    _log.error("%s of %s is in no range of the cluster", address, attachment.container_id)
-                    continue
-                try:
-                    pool.hold(address)
-                except (KeyError, AddressInUse):
-                    owner = owners.get(pool.pods.block_at(address), "nobody")
-                    self._displaced[attachment.id] = f"{address} is in a block of {owner} now"
+        found = {item.id: self._hold_all(item, owners) for item in self._journal.attachments()}
+        self._displaced = {number: why for number, why in found.items() if why}
         told = [address for address in (record.gateway, record.gateway6) if address] if record else []
         self._gateways.restore([*self._pools], [*told, *self._on_bridge])
+
+    def _hold_all(self, attachment: Attachment, owners: Mapping[IPNetwork, str]) -> str:
+        """Hold a pod's addresses: all of them, or none and the reason."""
+        held: list[tuple[Pool, IPAddress]] = []
+        for address in attachment.addresses:
+            if (pool := self._pools.at(address)) is None:
+                _log.error("%s of %s is in no range of the cluster", address, attachment.container_id)
+                continue
+            try:
+                pool.hold(address)
+            except (KeyError, AddressInUse):
+                for other, of_it in held:
+                    other.release(of_it)
+                return f"{address} is in a block of {owners.get(pool.pods.block_at(address), 'nobody')} now"
+            held.append((pool, address))
+        return ""
 
 
 def _has_room(pods: PodRange, own: Iterable[IPNetwork], held: Collection[IPAddress]) -> bool:
