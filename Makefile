@@ -1,5 +1,5 @@
 # Weft in two commands:  make lab  (a pod network to play with)   make test  (all tests)
-.PHONY: help lab down test lint bench image setup setup-dev
+.PHONY: help lab down test lint bench image setup setup-containerd setup-dev
 
 WEFT = .venv/bin/weft
 
@@ -13,6 +13,9 @@ help:
 
 setup:
 	@scripts/setup lab
+
+setup-containerd:
+	@scripts/setup containerd
 
 setup-dev:
 	@scripts/setup dev

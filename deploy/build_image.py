@@ -10,7 +10,6 @@ import contextlib
 import gzip
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from weft.lab import archives
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("python3", "libnftables1", "iptables")
@@ -41,7 +42,6 @@ from weft.cli import main
 
 main()
 """
-_MEDIA = "application/vnd.oci.image"
 
 
 def main() -> int:
@@ -155,34 +155,10 @@ def bill_of_materials(base: Path, target: Path) -> dict[str, Any]:
 
 
 def write_image(output: Path, layers: list[Path], tag: str) -> int:
-    """Write the layers as an OCI archive; their bytes, compressed (OCI image-spec, image layout)."""
-    with _replaced(output) as temporary, tarfile.open(temporary, "w") as archive:
-
-        def blob(data: bytes) -> dict[str, Any]:
-            digest = hashlib.sha256(data).hexdigest()
-            _add(archive, f"blobs/sha256/{digest}", data)
-            return {"digest": f"sha256:{digest}", "size": len(data)}
-
-        packed = [layer.read_bytes() for layer in layers]
-        config = {
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
-            "os": "linux",
-            "config": {"Env": list(ENVIRONMENT), "Cmd": ["weft", "agent"], "WorkingDir": "/"},
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": [f"sha256:{hashlib.sha256(gzip.decompress(data)).hexdigest()}" for data in packed],
-            },
-        }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": f"{_MEDIA}.manifest.v1+json",
-            "config": {"mediaType": f"{_MEDIA}.config.v1+json", **blob(json.dumps(config).encode())},
-            "layers": [{"mediaType": f"{_MEDIA}.layer.v1.tar+gzip", **blob(data)} for data in packed],
-        }
-        names = {"io.containerd.image.name": f"{NAME}:{tag}", "org.opencontainers.image.ref.name": tag}
-        pointer = {"mediaType": manifest["mediaType"], **blob(json.dumps(manifest).encode()), "annotations": names}
-        _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [pointer]}).encode())
-        _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+    """Write the layers as an OCI archive; their bytes, compressed."""
+    packed = [layer.read_bytes() for layer in layers]
+    config = {"Env": list(ENVIRONMENT), "Cmd": ["weft", "agent"], "WorkingDir": "/"}
+    archives.write(output, f"{NAME}:{tag}", packed, config)
     return sum(map(len, packed))
 
 
@@ -223,12 +199,6 @@ def _pack(root: Path, layer: Path) -> None:
     ):
         for path in sorted(root.iterdir()):
             archive.add(path, path.name, filter=plain)
-
-
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    item = tarfile.TarInfo(name)
-    item.size = len(data)
-    archive.addfile(item, io.BytesIO(data))
 
 
 def _read_member(layer: Path, name: str) -> bytes:

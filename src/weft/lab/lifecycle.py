@@ -147,7 +147,7 @@ def _await_node(lab: LabState, node: NodeState) -> None:
 
 def _repair(lab: LabState, say: Say) -> bool:
     """Start what has died; whether there was anything."""
-    repaired = False
+    repaired, runtime = False, runtimes.of(lab)
     if any(not process.alive for process in lab.services.values()):
         say(f"{', '.join(lab.services)} starts again")
         _end_processes([underlay_namespace(lab.settings.name)])
@@ -160,20 +160,17 @@ def _repair(lab: LabState, say: Say) -> bool:
             _start_node(lab, node)
             _await_node(lab, node)
             repaired = True
-    runtime = runtimes.of(lab)
+        else:
+            runtime.await_node(lab, node)
     if strays := runtime.remove_strays(lab):
         say(f"{strays} sandboxes of no pod are removed")
         repaired = True
     running = runtime.running(lab)
-    for pod in [pod for pod in lab.pods if not (pod.ip and pod.name in running)]:
+    ended = [pod for pod in lab.pods if not (pod.ip and pod.name in running)]
+    for pod in ended:
         say(f"pod {pod.name} starts again")
-        pods.remove(lab, pod)
-        again = pods.new_pod(pod.name, pod.node, pod.labels, pod.namespace, pod.ports, pod.annotations)
-        lab.pods.append(again)
-        lab.write()
-        pods.make(lab, [again])
-        repaired = True
-    return repaired
+    pods.restart(lab, ended)
+    return repaired or bool(ended)
 
 
 def _remove(name: str, lab: LabState | None) -> list[str]:

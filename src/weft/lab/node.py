@@ -29,6 +29,8 @@ STORE = "/var/lib/weft-store"
 
 def main(lab_folder: str, node: str, runtime: str, *options: str) -> int:
     """Be a node until SIGTERM."""
+    if os.getpid() == 1:
+        be_init()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
@@ -57,6 +59,19 @@ def main(lab_folder: str, node: str, runtime: str, *options: str) -> int:
             threading.Thread(target=beside.run, args=(stopping,), name=runtime).start()
         agent.run(stopping)
     return 0
+
+
+def be_init() -> None:
+    """Go on as a child. The first process of a PID namespace is left with everybody's orphans, and buries them."""
+    child = os.fork()
+    if child == 0:
+        return
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def make_private(lab_folder: Path, folder: Path) -> None:

@@ -1,9 +1,11 @@
 """The lab's nodes from outside: started, waited for, entered."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from weft.agent.status import fetch
 from weft.lab import network, service
@@ -28,8 +30,20 @@ def start(lab: LabState, node: NodeState, namespaces: list[str], options: list[s
         start_new_session=True,
         env=service.environment(),
     )  # fmt: skip
-    node.process = Process.of(process.pid)
+    # Where there is a PID namespace, its first process is the only child of what made it.
+    node.process = Process.of(_only_child(process) if "--fork" in namespaces else process.pid)
     lab.write()
+
+
+def _only_child(process: "subprocess.Popen[bytes]") -> int:
+    """Raises LabError where it ends before it has one."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            if found := children.read_text().split():
+                return int(found[0])
+        time.sleep(0.005)
+    raise LabError(f"a node does not start: unshare ended with status {process.returncode}")
 
 
 def enter(lab: LabState, node: str) -> list[str]:
@@ -37,7 +51,11 @@ def enter(lab: LabState, node: str) -> list[str]:
     process = lab.node(node).process
     if process is None or not process.alive:
         raise LabError(f"node {node} is down: 'weft lab up' brings it back")
-    return ["nsenter", f"--target={process.pid}", "--net", "--mount", "--uts", "--"]
+    # nsenter forks for a PID namespace, and that is wanted only where the node has one of its own.
+    same = Path(f"/proc/{process.pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink()
+    return [
+        "nsenter", f"--target={process.pid}", "--net", "--mount", "--uts", *([] if same else ["--pid"]), "--",
+    ]  # fmt: skip
 
 
 def status(lab: LabState, node: NodeState) -> str:

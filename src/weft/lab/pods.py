@@ -62,6 +62,14 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
         raise LabError(errors[0])
 
 
+def restart(lab: LabState, pods: Sequence[PodState]) -> None:
+    """Make pods run again that do not, as a kubelet does: the same pods, with other sandboxes and addresses."""
+    for pod in pods:
+        runtimes.of(lab).remove(lab, pod)
+        pod.container_id, pod.ip, pod.ip6 = secrets.token_hex(32), "", ""
+    make(lab, pods)
+
+
 def remove(lab: LabState, pod: PodState) -> None:
     """Detach a pod by DEL, as its runtime would, and remove what it consisted of. Raises LabError."""
     runtimes.of(lab).remove(lab, pod)

@@ -12,7 +12,7 @@ LARGEST = 100
 #: Engines that can hold a lab's state.
 STORES = ("sqlite", "etcd", "kubernetes")
 #: What a lab's pods can run in.
-RUNTIMES = ("processes",)
+RUNTIMES = ("processes", "containerd")
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LAB_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ LOGS = FOLDER / "logs"
 _STATE = FOLDER / "runc"
 #: Seconds for a command of runc's.
 _TIMEOUT = 30.0
+#: Seconds for processes that were killed to let go of their control groups.
+_RELEASE_TIMEOUT = 5.0
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -76,15 +79,21 @@ def remove_all() -> None:
 
 
 def cgroup(lab: str, name: str) -> str:
-    """The path of a container's control group: of one level, so that runc removes all that it made."""
+    """The path of a control group, of one level, so that runc removes all that it made."""
     return f"/weft-lab.{lab}.{name}"
 
 
 def remove_cgroups(lab: str) -> None:
-    """Remove the control groups of a lab whose processes were killed."""
-    for folder in (*CGROUPS.glob(f"weft-lab.{lab}.*"), *CGROUPS.glob(f"*/weft-lab.{lab}.*")):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+    """Remove the control groups of a lab whose processes were killed: those hold them for a moment yet."""
+    deadline = time.monotonic() + _RELEASE_TIMEOUT
+    while found := [*CGROUPS.glob(f"weft-lab.{lab}.*"), *CGROUPS.glob(f"*/weft-lab.{lab}.*")]:
+        for folder in found:
+            for inner in (*folder.glob("*/"), folder):
+                with contextlib.suppress(OSError):
+                    inner.rmdir()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
 
 
 def _runc(*words: str) -> list[str]:

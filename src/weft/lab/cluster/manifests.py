@@ -16,8 +16,8 @@ CONTAINER_ID = "weft.dev/lab-container-id"
 _IMAGE = "weft.dev/lab-pod"
 
 
-def node_manifest(node: NodeState, *, control_plane: bool) -> Manifest:
-    """A node as its kubelet registers it."""
+def node_manifest(node: NodeState, runtime: str, *, control_plane: bool) -> Manifest:
+    """A node as its kubelet registers it. ``runtime``: what its pods run in, such as ``containerd://1.6.20``."""
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     labels = {
         "kubernetes.io/hostname": node.name,
@@ -38,7 +38,7 @@ def node_manifest(node: NodeState, *, control_plane: bool) -> Manifest:
             "conditions": [],
             "nodeInfo": {
                 "architecture": architecture,
-                "containerRuntimeVersion": "weft-lab://0",
+                "containerRuntimeVersion": runtime,
                 "kernelVersion": platform.release(),
                 "kubeletVersion": KUBELET_VERSION,
                 "operatingSystem": "linux",
@@ -96,7 +96,8 @@ def pod_manifest(pod: PodState) -> Manifest:
 def pod_status(pod: PodState, host: str, since: str) -> Manifest:
     """The status of a lab's pod; it runs once it is attached."""
     if not pod.ip:
-        return {"phase": "Pending"}
+        # What an earlier sandbox had is over.
+        return {"phase": "Pending", **dict.fromkeys(("podIP", "podIPs", "conditions", "containerStatuses"))}
     started = {"running": {"startedAt": since}}
     return {
         "phase": "Running",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from weft.kubernetes import ApiError, Change, Client, Ended, Stream, Unreachable
+from weft.lab import runtimes
 from weft.lab.api.kinds import KINDS, Kind
 from weft.lab.cluster.manifests import (
     CONTAINER_ID,
@@ -69,7 +70,8 @@ def await_server(lab: LabState) -> None:
 def register(lab: LabState, node: NodeState) -> None:
     """Make a node known, as its kubelet does when it starts."""
     with client(lab) as api:
-        _create_or_keep(api, "/api/v1/nodes", node_manifest(node, control_plane=node is lab.nodes[0]))
+        manifest = node_manifest(node, runtimes.of(lab).version(), control_plane=node is lab.nodes[0])
+        _create_or_keep(api, "/api/v1/nodes", manifest)
 
 
 def await_ready_nodes(lab: LabState) -> None:
@@ -204,6 +206,9 @@ def _publish_pod(api: Client, lab: LabState, pod: PodState, present: Manifest | 
     status = item.get("status") or {}
     if status.get("podIP", "") == pod.ip:
         return item
+    if item["metadata"]["annotations"][CONTAINER_ID] != pod.container_id:
+        annotations = {CONTAINER_ID: pod.container_id}
+        api.patch(_pod_path(pod.namespace, pod.name), {"metadata": {"annotations": annotations}})
     wanted = pod_status(pod, lab.node(pod.node).address, now())
     return api.patch(f"{_pod_path(pod.namespace, pod.name)}/status", {"status": wanted})
 
