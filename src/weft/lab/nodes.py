@@ -48,14 +48,20 @@ def _only_child(process: "subprocess.Popen[bytes]") -> int:
 
 def enter(lab: LabState, node: str) -> list[str]:
     """The words before a command that is to run on a node. Raises LabError where the node is down."""
-    process = lab.node(node).process
-    if process is None or not process.alive:
-        raise LabError(f"node {node} is down: 'weft lab up' brings it back")
+    process = first_process(lab, node)
     # nsenter forks for a PID namespace, and that is wanted only where the node has one of its own.
     same = Path(f"/proc/{process.pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink()
     return [
         "nsenter", f"--target={process.pid}", "--net", "--mount", "--uts", *([] if same else ["--pid"]), "--",
     ]  # fmt: skip
+
+
+def first_process(lab: LabState, node: str) -> Process:
+    """A node's first process. Raises LabError where the node is down."""
+    process = lab.node(node).process
+    if process is None or not process.alive:
+        raise LabError(f"node {node} is down: 'weft lab up' brings it back")
+    return process
 
 
 def status(lab: LabState, node: NodeState) -> str:

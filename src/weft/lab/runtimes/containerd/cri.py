@@ -50,6 +50,7 @@ class Cri:
     """One runtime. Safe for several threads. Every method raises CriError."""
 
     def __init__(self, socket: Path) -> None:
+        self._socket = socket
         self._channel = grpc.insecure_channel(f"unix:{socket}")
 
     def __enter__(self) -> Self:
@@ -140,5 +141,5 @@ class Cri:
             return ask(message(f"{method}Request")(**fields), timeout=TIMEOUT)
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
-                raise RuntimeAway(f"containerd does not answer: {error.details()}") from None
+                raise RuntimeAway(f"containerd does not answer at {self._socket}") from None
             raise CriError(f"{method}: {error.details()}") from None

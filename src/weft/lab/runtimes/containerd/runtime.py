@@ -47,7 +47,7 @@ class Containerd:
 
     def await_node(self, lab: LabState, node: NodeState) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        with _cri(lab, node.name) as cri:
+        with Cri(socket_of(lab.node_folder(node.name))) as cri:
             while True:
                 try:
                     conditions = cri.conditions()
@@ -118,6 +118,8 @@ class Containerd:
 
 
 def _cri(lab: LabState, node: str) -> Cri:
+    """Raises LabError where the node is down."""
+    nodes.first_process(lab, node)
     return Cri(socket_of(lab.node_folder(node)))
 
 
