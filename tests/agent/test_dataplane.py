@@ -96,6 +96,9 @@ def test_sysctls_and_masquerade(host: str) -> None:
     rules = run("nft", "list", "table", "ip", "weft", namespace=host)
     assert "ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16" in rules
     assert "masquerade" in rules
+    # What others masquerade into the tunnel takes its address.
+    assert f'ip saddr != 10.244.0.0/16 oifname "{weave.TUNNEL}" masquerade' in rules
+    assert "inet 10.244.0.1/32 scope global" in ip("address", "show", weave.TUNNEL, namespace=host)
 
 
 def test_peers_come_move_and_go(host: str) -> None:
@@ -205,6 +208,7 @@ def test_the_same_for_ipv6_beside_ipv4(host: str) -> None:
     assert apply(one) == 0
     assert ways() == [("fd00:10:244:50::/120", str(link_local(one.link_address)))]
     assert "inet6 fd00:10:244::1/48" in ip("address", "show", "weave", namespace=host)
+    assert "inet6 fd00:10:244::1/128" in ip("address", "show", weave.TUNNEL, namespace=host)
     assert run("cat", "/proc/sys/net/ipv6/conf/all/forwarding", namespace=host).strip() == "1"
     assert run("cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra", namespace=host).strip() == "2"
     ip("-6", "address", "add", "fd99::9/64", "dev", "weave", namespace=host)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from weft.lab.pod import PORT
 from weft.lab.state import read
 
 WEFT = [sys.executable, "-m", "weft"]
@@ -162,6 +163,37 @@ def test_both_families(lab: Lab) -> None:
     said = lab.weft("check", status=1)
     assert "✗ web-2 → web-1: IPv6 TCP:" in said
     assert not re.search("(: |; )TCP", said)
+
+
+def test_others_reach_pods_of_other_nodes_from_the_bridges_address(lab: Lab) -> None:
+    """A node's own address, and what a service proxy has translated: the answer must come back by the tunnel."""
+    lab.weft("up", "--pods-per-node", "1")
+    near, far = sorted(lab.pods(), key=lambda pod: str(pod["node"]))
+    shown = json.loads(lab.execute("controlplane", "ip", "-j", "-4", "address", "show"))
+    addresses = {device["ifname"]: device["addr_info"][0]["local"] for device in shown}
+    bridge = addresses["weave"]
+
+    def seen(target: str, asker: str, source: str = "") -> str:
+        asking = f"""
+import socket
+with socket.create_connection(({target!r}, {PORT}), 5, ({source!r}, 0)) as connection:
+    connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    print(connection.makefile().read().split()[-1])
+"""
+        return lab.execute(asker, sys.executable, "-c", asking).strip()
+
+    assert seen(far["ip"], "controlplane", addresses["eth0"]) == bridge
+    # What kube-proxy does for a node's port, whoever asks there.
+    proxy = f"""
+    table ip services {{
+        chain output {{ type nat hook output priority -100; ip daddr 10.96.0.9 dnat to {far["ip"]}; }}
+        chain prerouting {{ type nat hook prerouting priority -100; ip daddr 10.96.0.9 dnat to {far["ip"]}; }}
+        chain postrouting {{ type nat hook postrouting priority srcnat; ct status dnat masquerade; }}
+    }}"""
+    lab.execute("controlplane", "nft", proxy)
+    lab.execute("controlplane", "ip", "route", "add", "10.96.0.0/12", "dev", "eth0")
+    assert [seen("10.96.0.9", asker) for asker in ("controlplane", near["name"])] == [bridge, bridge]
+    assert "2 of 2 pairs connect, each seen with the sender's own address" in lab.weft("check")
 
 
 def test_two_labs_at_once(lab: Lab) -> None:

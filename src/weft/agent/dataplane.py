@@ -187,14 +187,7 @@ class Dataplane:
         mine = tuple(self._bridge_addresses())
         if self._with_ipv6:
             sysctl.write(("net", "ipv6", "conf", wanted.name, "disable_ipv6"), 0)
-        present = {item.interface for item in addresses.dump_addresses(host, link.index)}
-        # Others first: with a subnet's first address go all that were added later.
-        versions = {pods.version for pods in self._ranges}
-        for other in present.difference(mine):
-            if other.version in versions and not other.ip.is_link_local:
-                host.execute([addresses.delete_address(link.index, other)])
-        present = {item.interface for item in addresses.dump_addresses(host, link.index)}
-        host.execute([addresses.add_address(link.index, item) for item in mine if item not in present])
+        _ensure_addresses(host, link.index, mine, self._ranges)
         self._ensure_ranges(host, link.index, mine)
         return Bridge(link.index, wanted.name, wanted.address, mine, wanted.mtu, tuple(self._ranges))
 
@@ -257,6 +250,7 @@ class Dataplane:
         link = links.get_link(host, name=wanted.name)
         if self._with_ipv6:
             sysctl.write(("net", "ipv6", "conf", wanted.name, "disable_ipv6"), 0)
+        _ensure_addresses(host, link.index, weave.tunnel_addresses(self._bridge_addresses()), self._ranges)
         # Only what differs: setting even the same MAC makes the kernel forget the neighbours, our way to peers.
         if (link.address, link.mtu, link.up) != (wanted.address, wanted.mtu, True):
             host.execute([links.set_link(index=link.index, address=wanted.address, mtu=wanted.mtu, up=True)])
@@ -272,6 +266,20 @@ def _find(host: RouteSocket, name: str) -> Link | None:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def _ensure_addresses(
+    host: RouteSocket, index: int, wanted: Sequence[IPInterface], ranges: Sequence[IPNetwork]
+) -> None:
+    """Give a device these addresses, and of the ranges' families no others but link-local ones."""
+    present = {item.interface for item in addresses.dump_addresses(host, index)}
+    # Others first: with a subnet's first address go all that were added later.
+    versions = {pods.version for pods in ranges}
+    for other in present.difference(wanted):
+        if other.version in versions and not other.ip.is_link_local:
+            host.execute([addresses.delete_address(index, other)])
+    present = {item.interface for item in addresses.dump_addresses(host, index)}
+    host.execute([addresses.add_address(index, item) for item in wanted if item not in present])
 
 
 def _fits(link: Link, wanted: Vxlan) -> bool:

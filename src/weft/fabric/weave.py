@@ -14,6 +14,7 @@ bridge's address. The rest is the same, over the same tunnel, with link-local ga
 """
 
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_interface
 
 from weft.fabric.plan import (
     Device,
@@ -21,6 +22,7 @@ from weft.fabric.plan import (
     Forwarding,
     ForwardingEntry,
     IPAddress,
+    IPInterface,
     IPNetwork,
     Neighbour,
     Node,
@@ -76,6 +78,18 @@ def devices(node: Node, bridge_address: str = "") -> Devices:
     )
 
 
+def tunnel_addresses(bridge_addresses: Iterable[IPInterface]) -> tuple[IPInterface, ...]:
+    """The tunnel has the bridge's first address of each family too, alone (/32, /128).
+
+    What is masqueraded on its way out there, by kube-proxy for one, takes the device's own address, and the
+    underlay's where there is none.
+    """
+    first: dict[int, IPInterface] = {}
+    for address in bridge_addresses:
+        first.setdefault(address.version, ip_interface(address.ip))
+    return tuple(first.values())
+
+
 def forwarding(node: Node, peers: Iterable[Peer]) -> Forwarding:
     """One route per peer's block, one neighbour per peer and family, one forwarding entry per peer."""
     sources = {bridge.version: bridge.ip for bridge in node.bridges}
@@ -125,6 +139,9 @@ def masquerade(ranges: Iterable[IPNetwork]) -> str:
     Between pods nothing is translated, of whatever ranges they are: the receiver sees the sender's own address.
     Nor is what goes to another node's pods, whose range this node may not have heard of yet. ``fully-random``
     source ports keep concurrent look-ups from colliding in conntrack (the five seconds' DNS delay).
+
+    What others send to other nodes' pods through this node, or the node itself from an address of the underlay, is
+    given the node's address in the pod network, as Weave Net did: answers would not come back through the tunnel.
     """
     every = list(ranges)
     families = ([pods for pods in every if pods.version == version] for version in (4, 6))
@@ -143,6 +160,7 @@ table {family} weft {{
         type nat hook postrouting priority srcnat; policy accept;
         {family} saddr {pods} {family} daddr {multicast} return
         {family} saddr {pods} {family} daddr != {pods} {leaving} masquerade fully-random
+        {family} saddr != {pods} oifname "{TUNNEL}" masquerade fully-random
     }}
 }}
 """
