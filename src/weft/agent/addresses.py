@@ -96,6 +96,8 @@ class Addresses(Blocks):
             for address in addresses:
                 if pool := self._pools.at(address):
                     pool.release(address)
+                    if pool.pods.closed:
+                        self.wake()
 
     def counts(self) -> list[Count]:
         """What is in use and what is free, per range."""

@@ -173,7 +173,7 @@ class Blocks:
         with self._lock:
             served = self._gateways.of(pool) is not None
             idle = served and not self._gateways.is_main(pool) and not self._gateways.serves_pods(pool)
-            if not self._unneeded(pool, idle):
+            if not (idle and pool.pods.closed) and not self._unneeded(pool, idle):
                 return
             self._gateways.drop(pool)
         _log.info("no pod is in range %s any more: the bridge gives its address up", pool.pods)

@@ -178,12 +178,20 @@ class Cluster:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def agree_on_ranges(self, ranges: Sequence[PodRange], sized: Collection[IPNetwork] = ()) -> Agreement:
+    def agree_on_ranges(
+        self, ranges: Sequence[PodRange], sized: Collection[IPNetwork] = (), *, adding: bool = True
+    ) -> Agreement:
         """Add what a node is told to what the cluster has, or found it; as it is in force from now on.
 
-        Raises ClusterError where that does not go together (``weft.ipam.agreement.settled``).
+        Without ``adding`` it is only compared. Raises ClusterError where that does not go together
+        (``weft.ipam.agreement.settled``).
         """
-        return self._change(lambda present: settled(present or Agreement(tuple(ranges)), ranges, sized))
+
+        def change(present: Agreement | None) -> Agreement:
+            agreed = settled(present or Agreement(tuple(ranges)), ranges, sized)
+            return agreed if adding or present is None else present
+
+        return self._change(change)
 
     def ranges_in_force(self, ranges: Sequence[PodRange], sized: Collection[IPNetwork] = ()) -> Agreement | None:
         """What ``agree_on_ranges`` would return, without writing: None where the cluster has no ranges yet.

@@ -34,6 +34,7 @@ from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
 from weft.agent.node_pods import open_node_pods
 from weft.agent.policy import gate, in_force, open_policy
+from weft.agent.range_changes import change_ranges
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
@@ -172,6 +173,7 @@ class Agent:
             self._report,
             self._remove_peer,
             self._settings.metrics_address,
+            partial(change_ranges, self._cluster, refusal=self._why_not),
         )
         status.start()
         # Nothing is told to the peers before the node can take their packets, nothing is served before

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _ENTERING = "entering"
 #: The journal's fact of the ranges that were agreed on last.
 _RANGES = "ranges"
+#: The journal's fact of the ranges that this node was told when it told the cluster of them.
+_TOLD = "told ranges"
 #: Seconds between two nodes' turns at taking up other ranges.
 TURN = 0.01
 #: A node's record, given its bridge's addresses.
@@ -103,7 +105,12 @@ class Enrolment:
 
     def _agree(self) -> Agreement:
         """What is in force once the cluster knows what this node was told. Raises ClusterError, StoreError."""
-        agreed = self._cluster.agree_on_ranges(*self._told)
+        told = encoded(Agreement(tuple(self._told[0]))).decode()
+        # What was told once is not told again: an operator's word counts more than settings that are older.
+        adding = self._journal.fact(_TOLD) != told
+        agreed = self._cluster.agree_on_ranges(*self._told, adding=adding)
+        if adding:
+            self._journal.set_fact(_TOLD, told)
         known = self._journaled()
         held = addresses_of_pods(self._journal)
         lost = [

@@ -7,6 +7,7 @@ GET /report          all of it as JSON
 GET /metrics         for Prometheus; alone on the metrics' own address
 GET /healthz         200 as long as there is an agent
 DELETE /peer/NAME    take a node that is gone for good out of the cluster; on the unix socket only
+POST /ranges/VERB/RANGE    change the cluster's ranges (``weft.agent.range_changes``); on the unix socket only
 """
 
 import http.server
@@ -15,7 +16,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -23,6 +24,10 @@ import weft
 from weft.agent.report import PAGES, Report
 
 _log = logging.getLogger(__name__)
+
+
+def _unchangeable(verb: str, value: str) -> str:
+    raise ValueError(f"{verb} {value}: the ranges cannot be changed here")
 
 
 class StatusServer:
@@ -35,12 +40,14 @@ class StatusServer:
         report: Callable[[], Report],
         remove: Callable[[str], str],
         metrics: tuple[str, int] | None = None,
+        change_ranges: Callable[[str, str], str] = _unchangeable,
     ) -> None:
-        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it.
+        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it. So
+        does ``change_ranges`` with a verb and what it is about.
 
         ``metrics`` is an address that serves /metrics and nothing else.
         """
-        handler = _handler(report, remove)
+        handler = _handler(report, {"DELETE peer": remove, "POST ranges": change_ranges})
         path.unlink(missing_ok=True)  # an agent that is gone has left it
         self._servers: list[socketserver.TCPServer] = [_UnixServer(str(path), handler)]
         self._threads: list[threading.Thread] = []
@@ -91,7 +98,7 @@ class _MetricsServer(_TcpServer):
 
 
 def _handler(
-    report: Callable[[], Report], remove: Callable[[str], str]
+    report: Callable[[], Report], changes: Mapping[str, Callable[..., str]]
 ) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         server_version = f"weft/{weft.__version__}"
@@ -118,15 +125,21 @@ def _handler(
                 self._answer(404, "text/plain", f"no page {path!r}; there are: {known}\n".encode())
 
         def do_DELETE(self) -> None:
-            kind, _, name = self.path.removeprefix("/").partition("/")
+            self._change("DELETE", "peer", 1, "DELETE /peer/NAME is the only one: use 'weft rmpeer'")
+
+        def do_POST(self) -> None:
+            self._change("POST", "ranges", 2, "POST /ranges/VERB/RANGE is the only one: use 'weft range'")
+
+        def _change(self, method: str, kind: str, count: int, known: str) -> None:
+            asked, *words = self.path.removeprefix("/").split("/")
             # Whoever may open the unix socket is root; of TCP nothing is known.
             if not isinstance(self.server, _UnixServer):
-                self._answer(403, "text/plain", b"only on the agent's unix socket: use 'weft rmpeer'\n")
-            elif kind != "peer" or not name:
-                self._answer(404, "text/plain", b"DELETE /peer/NAME is the only one\n")
+                self._answer(403, "text/plain", f"only on the agent's unix socket: {known}\n".encode())
+            elif asked != kind or len(words) != count or not all(words):
+                self._answer(404, "text/plain", f"{known}\n".encode())
             else:
                 try:
-                    said = remove(unquote(name))
+                    said = changes[f"{method} {kind}"](*map(unquote, words))
                 except Exception as error:
                     self._answer(400, "text/plain", f"{error}\n".encode())
                 else:

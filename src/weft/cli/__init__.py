@@ -16,6 +16,7 @@ _COMMANDS = {
     "migrate": "weft.cli.migrate",
     "npc": "weft.cli.npc",
     "policy": "weft.cli.policy",
+    "range": "weft.cli.range",
     "rmpeer": "weft.cli.rmpeer",
     "status": "weft.cli.status",
 }

@@ -65,6 +65,9 @@ def with_ranges(present: Agreement, added: Sequence[PodRange]) -> Agreement:
     """Further ranges, behind those of their family; what was removed may come back. Raises Disagreement."""
     if not added:
         return present
+    for pods in added:
+        if pods.network in present.networks:
+            raise Disagreement(f"range {pods} is there already; the ranges are {present}")
     try:
         check_overlap([*present.networks, *(pods.network for pods in added)])
     except ValueError as error:
