@@ -280,6 +280,21 @@ def test_a_block_that_was_claimed_for_an_address_goes_back_with_it(
     assert second.add("c2", named("10.244.9.7")).address == kept.address
 
 
+def test_an_address_in_a_block_of_its_own_moves_with_its_pod(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a further range, which other pods do not draw on while the first has room."""
+    ranges = parse_ranges("10.244.0.0/16,10.245.0.0/24")
+    first, second = site.node("a", *ranges), site.node("b", *ranges)
+    first.care()
+    kept = first.add("c1", named("10.245.0.12"))
+    with pytest.raises(AddressTaken, match=r"block 10\.245\.0\.8/29 of a"):
+        second.add("c1", named("10.245.0.12"))
+    first.delete(kept)
+    monkeypatch.setattr(module, "SURPLUS_SECONDS", -1.0)
+    for _ in range(2):
+        first.care()
+    assert second.add("c1", named("10.245.0.12")).address == kept.address
+
+
 def test_an_address_within_networks(site: Site) -> None:
     first, second = site.node("a"), site.node("b")
     # Out of the own blocks, in the order in which they come; then a block is claimed.

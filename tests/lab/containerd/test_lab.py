@@ -80,6 +80,17 @@ def test_run_exec_rm_and_up_again(lab: Lab) -> None:
     assert len(Node(lab, "node01").assert_all_agree()) == 1
 
 
+def test_containerd_tells_the_plugin_what_a_pod_asks_for(lab: Lab) -> None:
+    lab.weft("run", "fixed", "--node", "node01", "--annotations", 'cni.projectcalico.org/ipAddrs=["10.44.0.40"]')
+    try:
+        assert "inet 10.44.0.40/12" in lab.execute("fixed", "ip", "address", "show", "eth0")
+        wrong = 'cni.projectcalico.org/ipv4pools=["default-ipv4-ippool"]'
+        error = lab.weft("run", "wrong", "--node", "node01", "--annotations", wrong, status=1)
+        assert "pod default/wrong: annotation cni.projectcalico.org/ipv4pools" in error
+    finally:
+        lab.weft("rm", "fixed")
+
+
 def test_many_sandboxes_at_the_same_time(lab: Lab) -> None:
     """Made and removed side by side: no address is had twice at one time, and none is lost."""
     node = Node(lab, "controlplane")

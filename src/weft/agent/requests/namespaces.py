@@ -66,6 +66,7 @@ class Namespaces:
         pause = 0.0
         while not stopping.is_set():
             try:
+                # Any server's cache will do: the watch tells what it lacks. All agents may come at the same time.
                 page = self._client.list(_PATH, {"resourceVersion": "0"}, accept=METADATA_ONLY_LIST)
                 self._replace({item["metadata"]["name"]: _asked(item) for item in page.items})
                 pause = 0.0
