@@ -363,6 +363,8 @@ def test_a_range_that_overlaps_the_underlay_is_refused_naming_both(tmp_path: Pat
         (("--ipalloc-init", "consensus=none"), "consensus=none"),
         (("--store", "redis://x"), "not known"),
         (("--http-address", "6784"), "--http-address"),
+        (("--request-api", "on"), "--request-api 'on': write kubernetes://"),
+        (("--request-api", "kubernetes:///no/such/file"), "--request-api kubernetes:///no/such/file"),
     ],
 )
 def test_bad_settings_are_one_line_and_status_2(tmp_path: Path, options: tuple[str, ...], said: str) -> None:

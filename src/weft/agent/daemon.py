@@ -113,6 +113,7 @@ class Agent:
         if why := _overlap(settings.ranges):
             raise SettingsError(why)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._objects = open_objects(settings)
         self._journal = Journal(settings.state_dir / "journal.db")
         self._store = open_when_possible(settings.store)
         self._cluster = Cluster(self._store)
@@ -147,7 +148,6 @@ class Agent:
         self._reclaimer = Reclaimer(self._cluster, self._live, name)
         self._policy = open_policy(settings)
         self._leases = leases.open_daemon(settings)
-        self._objects = open_objects(settings)
         asked = PodRequests(lambda: self._addresses.ranges, self._journal, self._objects)
         requests = asked if settings.annotations else requested_by_runtime
         attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
