@@ -42,6 +42,11 @@ from weft.cli import main
 
 main()
 """
+#: Where Weave Net's image had its script, which its users type.
+_WEAVE = """\
+#!/bin/sh
+exec weft weave "$@"
+"""
 
 
 def main() -> int:
@@ -114,6 +119,10 @@ def weft_layer(folder: Path, base: Path) -> Path:
     (commands / "weft").write_text(_COMMAND)
     (commands / "weft").chmod(0o755)
     (commands / "weft-launcher").symlink_to("/opt/weft/bin/weft-launcher")
+    weave = root / "home" / "weave" / "weave"
+    weave.parent.mkdir(parents=True)
+    weave.write_text(_WEAVE)
+    weave.chmod(0o755)
     share = root / "usr" / "share" / "weft"
     share.mkdir(parents=True)
     (share / "sbom.json").write_text(json.dumps(bill_of_materials(base, target), indent=1) + "\n")

@@ -2,17 +2,21 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from tests.members import Member
-from weft.agent import reclaim
+from tests.store.engines import kubernetes
+from weft.agent import addresses, reclaim
 from weft.agent.addresses import AddressesExhausted
 from weft.agent.cluster import Cluster
 from weft.agent.reclaim import NoSuchPeer, remove_peer
 from weft.ipam.ranges import PodRange, parse_ranges
-from weft.store import Store, StoreUnavailable, open_store
+from weft.lab.api.kinds import find
+from weft.store import Store, StoreError, StoreUnavailable, open_store
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
 
@@ -117,6 +121,44 @@ def test_a_node_that_is_removed_while_it_runs_signs_in_again(
     assert set(cluster.view().blocks_of("b")) == set(owned)
     assert set(cluster.view().nodes) == {"b"}
     member.addresses.take()
+
+
+def test_a_node_object_that_is_deleted_and_made_anew_is_signed_in_soon(tmp_path: Path) -> None:
+    """The kubelet makes it anew without our annotation, so no watch tells of it."""
+    with kubernetes(tmp_path) as engine, closing(open_store(engine.url)) as store:
+        member = entered(tmp_path, store, "b")
+        member.hear()
+        owned = set(member.addresses.blocks())
+        nodes = find("", "v1", "nodes")
+        assert nodes is not None
+        engine.server.storage.delete(nodes, "", "b")
+        remove_peer(member.cluster, "b")
+        member.live.replace(member.cluster.view())
+        stopping, refused, signed_in = Event(), Event(), Event()
+
+        def check() -> None:
+            try:
+                member.enrolment.check()
+            except StoreError:
+                refused.set()
+                raise
+            if refused.is_set():
+                signed_in.set()
+
+        caring = Thread(target=member.addresses.care, args=(stopping, check))
+        caring.start()
+        try:
+            assert refused.wait(30)
+            with pytest.raises(AddressesExhausted, match="cannot sign in again: there is no Node object 'b'"):
+                member.addresses.take()
+            engine.server.storage.create(nodes, "", {"metadata": {"name": "b"}})
+            assert signed_in.wait(addresses.CARE_INTERVAL / 2)
+        finally:
+            stopping.set()
+            member.addresses.wake()
+            caring.join()
+        assert set(member.cluster.view().blocks_of("b")) >= owned
+        member.addresses.take()
 
 
 def test_a_node_that_runs_and_lost_a_block_gives_out_nothing_and_starts_anew(

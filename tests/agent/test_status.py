@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from weft.agent.addresses import Count
-from weft.agent.report import PeerReport, Report, ipam, ipam_status, peers, summary
+from weft.agent.report import PeerReport, Report, connections, ipam, ipam_status, peers, summary
 from weft.agent.status import StatusServer, fetch
 from weft.fabric.plan import Peer
 from weft.ipam.ranges import PodRange
@@ -122,6 +123,13 @@ def test_the_form_of_weave_status_peers() -> None:
         "controlplane(172.25.1.2)\n"
         "   -> 172.25.1.3:6784       node01(10.244.192.0)                  established\n"
         "   -> 172.25.1.4:6784       node02(10.244.64.0)                   pending\n"
+    )
+
+
+def test_the_columns_of_weave_status_connections() -> None:
+    assert connections(REPORT) == (
+        "-> 172.25.1.3:6784       established unencrypted vxlan node01 mtu=1450\n"
+        "-> 172.25.1.4:6784       pending     unencrypted vxlan node02 mtu=1450\n"
     )
 
 
@@ -232,6 +240,21 @@ def test_weft_status(served: Served, tmp_path: Path) -> None:
     served.report = replace(REPORT, ready=False)
     done = weft_status(tmp_path)
     assert (done.returncode, "not ready" in done.stderr) == (1, True)
+
+
+def test_what_weaves_users_type(served: Served, tmp_path: Path) -> None:
+    def weave(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "weft", "weave", "--local", *words]
+        environment = {**os.environ, "WEFT_RUN_DIR": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=environment)
+
+    assert weave("status").stdout == summary(REPORT)
+    assert weave("status", "connections").stdout == connections(REPORT)
+    assert json.loads(weave("report").stdout)["node"]["name"] == "controlplane"
+    assert weave("rmpeer", "node01").stdout == "64 IPs taken over from node01\n"
+    assert served.removed == ["node01"]
+    refused = weave("dns-lookup", "web")
+    assert (refused.returncode, "there is no 'dns-lookup': Weft has no DNS" in refused.stderr) == (2, True)
 
 
 def test_weft_status_without_an_agent(tmp_path: Path) -> None:

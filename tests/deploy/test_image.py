@@ -50,6 +50,7 @@ def test_what_the_manifest_runs_is_there(root: Path) -> None:
         ["weft", "--version"],
         ["weft", "agent", "--help"],
         ["weft", "cni", "install", "--bin-dir=/tmp/bin"],
+        ["/home/weave/weave", "--local", "version"],
     ):
         done = subprocess.run(["chroot", root, *words], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

@@ -141,3 +141,17 @@ def test_the_pods_shape() -> None:
     assert {
         mount["name"] for one in (*pod["containers"], *pod["initContainers"]) for mount in one["volumeMounts"]
     } == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_server_that_adds_defaults_changes_no_reference() -> None:
+    """Who applies on the server what kubectl applied here before meets a conflict where the server completed a
+    reference, since that is owned whole (``fieldRef.apiVersion``)."""
+    daemonset = next(item for item in yaml.safe_load_all(MANIFEST.read_text()) if item["kind"] == "DaemonSet")
+    variables = [
+        variable["valueFrom"]["fieldRef"]
+        for container in daemonset["spec"]["template"]["spec"]["containers"]
+        for variable in container["env"]
+        if "valueFrom" in variable
+    ]
+    assert len(variables) == 3
+    assert all(set(reference) == {"apiVersion", "fieldPath"} for reference in variables)

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the blocks where nothing calls for one.
 CARE_INTERVAL = 10.0
+#: The same while nothing can be given out: a Node object that was deleted and is there again tells nobody.
+SUSPENDED_INTERVAL = 1.0
 
 
 class AddressesExhausted(Exception):
@@ -116,13 +118,17 @@ class Addresses(Blocks):
 
         ``check`` is called first, each time: whether what this node holds is still its own.
         """
+        said = ""
         while not stopping.is_set():
             try:
                 check()
                 self.keep_one_spare()
+                said = ""
             except (StoreError, ClusterError, shares.RangeExhausted) as error:
-                _log.warning("no spare block: %s", error)
-            self._wake.wait(CARE_INTERVAL)
+                if str(error) != said:
+                    _log.warning("this node's blocks: %s", error)
+                said = str(error)
+            self._wake.wait(SUSPENDED_INTERVAL if self._suspended else CARE_INTERVAL)
             self._wake.clear()
 
     def wake(self) -> None:

@@ -190,13 +190,15 @@ class Enrolment:
         self._addresses.wake()
 
     def _sign_in_again(self) -> None:
-        if self._cluster.record_of(self._name) is None:
-            _log.warning("this node was removed from the cluster while it runs; it signs in again")
+        removed = self._cluster.record_of(self._name) is None
         try:
             self._register()
         except (StoreError, ClusterError) as error:
-            self._addresses.suspend(f"this node was removed from the cluster and cannot sign in again: {error}")
-            raise StoreError(str(error)) from error
+            reason = f"this node was removed from the cluster and cannot sign in again: {error}"
+            self._addresses.suspend(reason)
+            raise StoreError(reason) from error
+        if removed:
+            _log.warning("this node was removed from the cluster while it runs, and has signed in again")
         self._addresses.suspend("")
 
     def _register(self) -> None:

@@ -168,6 +168,16 @@ def peers(report: Report) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def connections(report: Report) -> str:
+    """The text of /status/connections, in the columns of ``weave status connections``."""
+    lines = [
+        f"-> {f'{item.peer.address}:{PORT}':<21} {item.state:<11} "
+        f"unencrypted vxlan {item.peer.name} mtu={report.mtu}"
+        for item in report.peers
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
     total, size = count.pods.network.num_addresses, count.pods.block_size
     lines = [f"{count.pods}"] if titled else []
@@ -212,4 +222,9 @@ def _share(name: str, count: int, total: int, remark: str) -> str:
 
 
 #: What each page shows as text.
-PAGES: dict[str, Callable[[Report], str]] = {"/status": summary, "/status/ipam": ipam, "/status/peers": peers}
+PAGES: dict[str, Callable[[Report], str]] = {
+    "/status": summary,
+    "/status/ipam": ipam,
+    "/status/peers": peers,
+    "/status/connections": connections,
+}

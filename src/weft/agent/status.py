@@ -3,6 +3,7 @@
 GET /status          text; 503 until the agent serves
 GET /status/ipam     who owns how much of the range
 GET /status/peers    who is there
+GET /status/connections    the ways to them
 GET /report          all of it as JSON
 GET /metrics         for Prometheus; alone on the metrics' own address
 GET /healthz         200 as long as there is an agent

@@ -19,6 +19,7 @@ _COMMANDS = {
     "range": "weft.cli.range",
     "rmpeer": "weft.cli.rmpeer",
     "status": "weft.cli.status",
+    "weave": "weft.cli.weave",
 }
 
 

@@ -8,11 +8,11 @@ import click
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("topic", required=False, type=click.Choice(["ipam", "peers"]))
+@click.argument("topic", required=False, type=click.Choice(["connections", "ipam", "peers"]))
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
 @click.option("--run-dir", envvar="WEFT_RUN_DIR", default="/run/weft", help="Folder of the agent's sockets.")
 def command(topic: str | None, output: str, run_dir: str) -> None:
-    """Show the state of this node's agent, who owns which addresses (ipam), or its peers."""
+    """Show the state of this node's agent, who owns which addresses (ipam), its peers, or the ways to them."""
     from weft.agent.status import fetch  # noqa: PLC0415
 
     page = "/report" if output == "json" else "/status" + (f"/{topic}" if topic else "")
@@ -23,7 +23,7 @@ def command(topic: str | None, output: str, run_dir: str) -> None:
         click.echo(f"weft status: no agent answers at {path}: {error.strerror or error}", err=True)
         sys.exit(1)
     if output == "json" and topic:
-        body = json.dumps(json.loads(body)[topic]).encode() + b"\n"
+        body = json.dumps(json.loads(body)["ipam" if topic == "ipam" else "peers"]).encode() + b"\n"
     click.echo(body.decode(errors="replace"), nl=False)
     if code != 200:
         click.echo("weft status: the agent is not ready", err=True)
