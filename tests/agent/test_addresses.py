@@ -295,6 +295,18 @@ def test_an_address_in_a_block_of_its_own_moves_with_its_pod(site: Site, monkeyp
     assert second.add("c1", named("10.245.0.12")).address == kept.address
 
 
+def test_a_range_is_a_pool(site: Site) -> None:
+    node = site.node("a", *parse_ranges("10.244.0.0/16,10.245.0.0/24"))
+    assert node.addresses.take()[0] in IPv4Network("10.244.0.0/16")
+    given = [node.addresses.take(inside_of("10.245.0.0/24"))[0] for _ in range(20)]
+    assert all(address in IPv4Network("10.245.0.0/24") for address in given)
+    either = inside_of("10.245.0.0/24", "10.244.9.0/24")
+    while (last := node.addresses.take(either)[0]) in IPv4Network("10.245.0.0/24"):
+        given.append(last)
+    assert len(set(given)) == len(given)
+    assert last in IPv4Network("10.244.9.0/24")
+
+
 def test_an_address_within_networks(site: Site) -> None:
     first, second = site.node("a"), site.node("b")
     # Out of the own blocks, in the order in which they come; then a block is claimed.

@@ -28,7 +28,7 @@ DRAIN_TIMEOUT = 5.0
 
 
 class Attachments:
-    """``weft.plugins.main.weave_net.AttachmentBook`` of this node. Safe for several threads."""
+    """``weft.plugins.main.weave_book.AttachmentBook`` of this node. Safe for several threads."""
 
     def __init__(self, journal: Journal, own_addresses: Addresses, dataplane: Dataplane, reaper: Reaper) -> None:
         self._journal = journal

@@ -10,7 +10,6 @@ Where the cluster has an IPv6 range, a pod has an address of each family (``weft
 import errno
 import hashlib
 import re
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import (
@@ -22,7 +21,7 @@ from ipaddress import (
     IPv6Network,
     ip_network,
 )
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from weft.cni import (
     CniError,
@@ -41,10 +40,10 @@ from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.interface import write_optional
+from weft.plugins.main.weave_book import AttachmentBook, Reservation, Reserved
 from weft.plugins.main.weave_gate import Gate, OpenGate
-from weft.plugins.main.weave_requests import AddressRequest, Requests, requested_by_runtime
+from weft.plugins.main.weave_requests import Requests, requested_by_runtime
 from weft.plugins.main.weave_settings import (
-    Bridge,
     Settings,
     gateway_of,
     interface_of,
@@ -60,69 +59,6 @@ POD_LINK_ADDRESS_PREFIX = b"\x0a\x58"
 POD_INTERFACE = 2
 #: What a pod's interface must be told for IPv6: to have it; to take no route from anybody but us.
 _IPV6 = (("disable_ipv6", 0), ("accept_ra", 0), ("accept_redirects", 0))
-
-
-class Reservation(Protocol):
-    """An attachment in the node's journal; the addresses are None where another IPAM plugin keeps them."""
-
-    @property
-    def host_interface(self) -> str: ...
-    @property
-    def address(self) -> IPv4Address | None: ...
-    @property
-    def address6(self) -> IPv6Address | None: ...
-
-
-Reserved = TypeVar("Reserved", bound=Reservation)
-
-
-class AttachmentBook(Protocol[Reserved]):
-    """What this plugin asks of the node it runs on. Every verb journals before it returns."""
-
-    @property
-    def bridge(self) -> Bridge:
-        """The node's bridge as it is in the kernel."""
-
-    @property
-    def host(self) -> RouteSocket:
-        """This thread's socket in the node's own namespace."""
-
-    @property
-    def packets(self) -> socket.socket:
-        """A packet socket in the node's own namespace (``weft.kernel.announce``)."""
-
-    def find(self, container_id: str, ifname: str) -> Reserved | None:
-        """The attachment of a container's interface."""
-
-    def reserve(
-        self,
-        container_id: str,
-        ifname: str,
-        network: str,
-        host_interface: str,
-        *,
-        own_address: bool,
-        wanted: AddressRequest | None = None,
-        pod: str = "",
-        pod_uid: str = "",
-    ) -> Reserved:
-        """Write an attachment down and take addresses for it, the wanted ones if any are. ``pod`` is who it is
-        for, as NAMESPACE/NAME, and ``pod_uid`` its UID, where a runtime says so. Raises CniError."""
-
-    def confirm(self, reservation: Reserved) -> None:
-        """The interface is made. Raises CniError where the attachment was given up meanwhile."""
-
-    def retire(self, reservation: Reserved) -> None:
-        """Cut the interface off; it is deleted, and its address freed, soon after. Nothing the second time."""
-
-    def wait_for_retired(self) -> None:
-        """Return when the interfaces retired so far are gone."""
-
-    def retire_others(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
-        """Retire every attachment of the network that is not among the valid (container, interface)."""
-
-    def ensure_ready(self) -> None:
-        """Raise CniError where an attachment could not be made now."""
 
 
 @dataclass(frozen=True, slots=True)
