@@ -317,8 +317,10 @@ static int connect_agent(const char **reason) {
         if (errno == EINTR)
             continue;
         if (errno != EAGAIN || now() >= deadline) {
-            *reason = errno == EAGAIN ? "it does not accept" : strerror(errno);
+            int error = errno;
+            *reason = error == EAGAIN ? "it does not accept" : strerror(error);
             close(connection);
+            errno = error;
             return -1;
         }
         nanosleep(&(struct timespec){0, 10000000}, NULL);
@@ -354,6 +356,7 @@ static bool send_request(int connection, int namespace, const char **reason) {
             if (wait_for(connection, POLLOUT))
                 continue;
             *reason = "it does not take the request in time";
+            errno = ETIMEDOUT;
             return false;
         }
         if (sent < 0) {
@@ -383,10 +386,12 @@ static bool receive(int connection, void *place, size_t length, const char **rea
             have += (size_t)got;
         } else if (got == 0) {
             *reason = "it went away before it answered";
+            errno = 0;
             return false;
         } else if (errno == EAGAIN) {
             if (!wait_for(connection, POLLIN)) {
                 *reason = "no answer in time";
+                errno = ETIMEDOUT;
                 return false;
             }
         } else if (errno != EINTR) {
@@ -397,14 +402,31 @@ static bool receive(int connection, void *place, size_t length, const char **rea
     return true;
 }
 
-/* Hand the call over and print the answer. Returns only when there is none, with the reason. */
-static const char *ask_agent(int namespace) {
+/* Whether what failed says that no agent has read the request: nobody listens (ENOENT, ECONNREFUSED), or whoever did
+ * closed the connection with bytes of the request unread, for which a unix socket has its own error. */
+static bool is_unread(int error) {
+    return error == ENOENT || error == ECONNREFUSED || error == ECONNRESET || error == EPIPE;
+}
+
+/* Hand the call over and print the answer. Returns only when there is none, with the reason.
+ *
+ * A patient call waits, until the deadline, for an agent that is about to start again. */
+static const char *ask_agent(int namespace, bool patient) {
     const char *reason = "";
     unsigned char header[12];
-    int connection = connect_agent(&reason);
-    if (connection < 0 || !send_request(connection, namespace, &reason) ||
-        !receive(connection, header, sizeof header, &reason))
-        return reason;
+    int connection;
+    for (;;) {
+        errno = 0;
+        connection = connect_agent(&reason);
+        if (connection >= 0 && send_request(connection, namespace, &reason) &&
+            receive(connection, header, sizeof header, &reason))
+            break;
+        if (!patient || !is_unread(errno) || now() >= deadline)
+            return reason;
+        if (connection >= 0)
+            close(connection);
+        nanosleep(&(struct timespec){0, 10000000}, NULL);
+    }
     uint32_t status = get_u32(header + 4), length = get_u32(header + 8);
     if (memcmp(header, "WFT1", 4) != 0 || status > 255 || length > LARGEST_OUTPUT)
         return "it does not speak this launcher's protocol";
@@ -525,7 +547,7 @@ int main(int count, char **arguments) {
     for (char **each = environ; *each; each++)
         if (strncmp(*each, "CNI_", 4) == 0 && strncmp(*each, "CNI_COMMAND=", 12) != 0 && strchr(*each, '='))
             put_environment(*each);
-    const char *reason = ask_agent(open_namespace(command));
+    const char *reason = ask_agent(open_namespace(command), strcmp(command, "ADD") == 0);
     if (strcmp(command, "DEL") == 0)
         defer_deletion(reason);
     fail(strcmp(command, "STATUS") == 0 ? NOT_AVAILABLE : TRY_AGAIN, "no agent answers at %s: %s", settings.socket, reason);

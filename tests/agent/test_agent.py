@@ -260,7 +260,7 @@ def test_a_del_without_an_agent_is_done_by_the_next(nodes: list[Node]) -> None:
         first.add("a", str(path(a)))
         first.kill()
         first.delete("a", str(path(a)))
-        status, error = first.call("ADD", "b", str(path(a)))
+        status, error = first.call("ADD", "b", str(path(a)), environment={"WEFT_DEADLINE": "1"})
         assert (status, error["code"]) == (1, 11)
         assert str(first.socket) in error["msg"]
         first.start()

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,45 @@ def test_a_full_backlog_is_waited_for_until_the_deadline(call: Call) -> None:
 
 @pytest.mark.parametrize(("command", "code"), [("ADD", 11), ("CHECK", 11), ("GC", 11), ("STATUS", 50)])
 def test_without_an_agent(call: Call, command: str, code: int) -> None:
-    error = call.error(CNI_COMMAND=command)
+    error = call.error(CNI_COMMAND=command, WEFT_DEADLINE="1")
     assert error["code"] == code
     assert str(call.socket) in error["msg"]
+
+
+def unread(connection: socket.socket) -> None:
+    """An agent that ends with a request in its backlog."""
+
+
+@pytest.mark.parametrize("before", [None, unread])
+def test_an_add_waits_for_an_agent_that_starts_again(
+    call: Call, before: Callable[[socket.socket], None] | None
+) -> None:
+    def answer(connection: socket.socket) -> None:
+        os.close(receive_request(connection).namespace or -1)
+        connection.sendall(encode_answer(0, b"served"))
+
+    with ThreadPoolExecutor(1) as threads:
+        if before is None:
+            waiting = threads.submit(call)
+            time.sleep(0.3)
+        else:
+            with call.agent(before):
+                waiting = threads.submit(call)
+        assert not waiting.done()
+        with call.agent(answer):
+            assert waiting.result().stdout == b"served"
+
+
+@pytest.mark.parametrize("command", ["ADD", "CHECK"])
+def test_a_request_that_was_read_is_not_sent_again(call: Call, command: str) -> None:
+    """Its agent may have done it."""
+
+    def dying(connection: socket.socket) -> None:
+        os.close(receive_request(connection).namespace or -1)
+
+    with call.agent(dying):
+        error = call.error(CNI_COMMAND=command)
+    assert (error["code"], "went away before it answered" in error["msg"]) == (11, True)
 
 
 @pytest.mark.parametrize("answer", [None, slow, gone, foreign])

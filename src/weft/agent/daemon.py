@@ -152,7 +152,7 @@ class Agent:
         requests = asked if settings.annotations else requested_by_runtime
         attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
         self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
-        self._server = LauncherServer(settings.cni_socket, self._dispatcher)
+        self._server = LauncherServer(settings.cni_socket, self._dispatcher, self._delete)
         self._pods = open_node_pods(settings.store, name)
         self._collector = Collector(
             self._journal,

@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from weft.agent.wire import Request, WireError, encode_answer, receive_request
@@ -26,9 +29,13 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7), SO_P
 class LauncherServer:
     """Every worker waits in ``accept`` itself, so no request is handed from thread to thread."""
 
-    def __init__(self, path: Path, handle: Callable[[Request], tuple[int, bytes]]) -> None:
+    def __init__(
+        self, path: Path, handle: Callable[[Request], tuple[int, bytes]], delete: Callable[[Request, float], None]
+    ) -> None:
+        """``delete`` does a DEL that was asked for at a time, in seconds since the epoch."""
         self._path = path
         self._handle = handle
+        self._delete = delete
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
 
@@ -82,9 +89,28 @@ class LauncherServer:
         if _CREDENTIALS.unpack(credentials)[1] != 0:
             raise WireError("the caller is not root")
         request = receive_request(connection)
+        adding = request.environment.get("CNI_COMMAND") == "ADD"
         try:
+            if adding and _has_gone(connection):
+                # Its runtime was told "try again later", and may have sent a DEL since.
+                raise WireError("an ADD that nobody waits for any more is not begun")
             status, output = self._handle(request)
+            done = time.time()
         finally:
             if request.namespace is not None:
                 os.close(request.namespace)
-        connection.sendall(encode_answer(status, output))
+        try:
+            if adding and _has_gone(connection):
+                raise WireError("an ADD that nobody waits for any more is undone")
+            connection.sendall(encode_answer(status, output))
+        except (OSError, WireError):
+            if adding and status == 0:
+                environment = {**request.environment, "CNI_COMMAND": "DEL"}
+                self._delete(replace(request, environment=environment, namespace=None), done)
+            raise
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))

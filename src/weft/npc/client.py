@@ -1,7 +1,9 @@
 """Asks a node's policy controller over its socket."""
 
+import errno
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from weft.npc.gate import Unavailable
 SOCKET = "policy.sock"
 #: Seconds that an answer may take: an ADD waits for labels in it.
 TIMEOUT = 30.0
+#: Seconds that an ADD waits for a controller that is about to start again, and between two tries.
+PATIENCE, _PAUSE = 10.0, 0.05
+#: No controller has read the question: nobody listens, or whoever did closed the connection with it unread.
+_UNREAD = (errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE)
 
 
 class Refused(ValueError):
@@ -42,8 +48,16 @@ class RemoteEnforcer:
         self._path = path
 
     def admit(self, admission: Admission) -> bool:
-        """Raises Unavailable."""
-        return bool(self._ask("admit", **msgspec.to_builtins(admission)))
+        """Waits for a controller that is away for a moment. Raises Unavailable."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return bool(self._ask("admit", **msgspec.to_builtins(admission)))
+            except Unavailable as error:
+                unread = isinstance(error.__cause__, OSError) and error.__cause__.errno in _UNREAD
+                if not unread or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_PAUSE)
 
     def dismiss(self, container_id: str, ifname: str) -> None:
         """Raises Unavailable."""
