@@ -2,60 +2,14 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from typing import BinaryIO
 
 import pytest
 
-from tests.store.etcd import HERE, PORT, Etcd, Opened
+from tests.store.etcd import HERE, Etcd, Opened
+from tests.store.thief import Thief, read_request
 from weft.store import Conflict, KeyExists, StoreUnavailable
-
-
-class Thief(threading.Thread):
-    """Stands before etcd and swallows some answers: the request is carried out, the connection breaks."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.steals = 0
-        #: What happens between a theft and the next attempt.
-        self.meanwhile: Callable[[], object] = lambda: None
-
-    def run(self) -> None:
-        while True:
-            try:
-                client = self._listener.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", PORT)) as server, client.makefile("rb") as requests:
-            while request := _request(requests):
-                server.sendall(request)
-                answer = server.recv(1 << 16)
-                if self.steals and (b"request_put" in request or b"request_delete" in request):
-                    self.steals -= 1
-                    self.meanwhile()
-                    return
-                client.sendall(answer)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-
-def _request(stream: BinaryIO) -> bytes:
-    """One HTTP request, whole."""
-    head = b""
-    length = 0
-    while (line := stream.readline()).strip():
-        head += line
-        name, _, value = line.partition(b":")
-        length = int(value) if name.lower() == b"content-length" else length
-    return head + line + stream.read(length)
 
 
 @pytest.fixture
@@ -135,7 +89,7 @@ def test_what_is_not_etcd_is_named(loopback: None, opened: Opened, answer: bytes
                 except OSError:
                     return
                 with client.makefile("rb") as stream:
-                    _request(stream)
+                    read_request(stream)
                 client.sendall(answer)
                 # Where more is to come, it does not.
                 kept.append(client) if b"9999" in answer else client.close()

@@ -42,6 +42,8 @@ class Faults:
     delay: float = 0.0
     #: Refusals for the next requests, in order.
     refusals: list[ApiError] = field(default_factory=list)
+    #: Of which requests the answer is lost: they are carried out, and the connection breaks. Method and path.
+    lost: Callable[[str, str], bool] = lambda method, path: False
     #: Grows to cut every watch that is under way, in the middle of what it says.
     cuts: int = 0
 
@@ -339,6 +341,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(code, json.dumps(body).encode(), "application/json", retry_after)
 
     def _send(self, code: int, body: bytes, kind: str, retry_after: int = 0) -> None:
+        if self.api.faults.lost(self.command, self.path):
+            self.close_connection = True
+            return
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
