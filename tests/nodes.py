@@ -164,6 +164,20 @@ def _end(node: Node) -> None:
 
 
 @contextmanager
+def beginner(node: Node, name: str, *options: str) -> Iterator[Node]:
+    """An agent in a node's namespace that has not run there before."""
+    folder = node.folder / name
+    folder.mkdir()
+    made = Node(node.name, node.namespace, node.wire, folder, node.store, options)
+    agent = made.spawn()
+    try:
+        yield made
+    finally:
+        agent.kill()
+        agent.wait(20)
+
+
+@contextmanager
 def pod() -> Iterator[str]:
     """An empty sandbox; its namespace's name."""
     with network_namespace() as name:

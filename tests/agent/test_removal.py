@@ -16,6 +16,7 @@ from weft.agent.cluster import Cluster
 from weft.agent.reclaim import NoSuchPeer, remove_peer
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.lab.api.kinds import find
+from weft.store import Event as StoreEvent
 from weft.store import Store, StoreError, StoreUnavailable, open_store
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
@@ -287,6 +288,31 @@ def test_a_store_that_was_emptied_gets_back_what_the_nodes_know(
     member.hear()
     assert set(cluster.view().blocks_of("b")) == set(member.addresses.blocks())
     assert cluster.view().nodes["b"].gateway == member.addresses.gateway.ip
+
+
+def test_a_record_that_cannot_be_read_is_written_anew_by_its_node_and_hinders_no_peer(
+    tmp_path: Path, store: Store, cluster: Cluster
+) -> None:
+    peer, member = entered(tmp_path, store, "a"), entered(tmp_path, store, "b")
+    for node_ in (peer, member):
+        node_.hear()
+    entry = store.get("nodes/b")
+    assert entry is not None
+    garbled = store.replace(entry.key, b"{half", entry.revision)
+    for node_ in (peer, member):
+        node_.live.apply(StoreEvent(garbled.key, garbled, garbled.revision))
+    assert [other.name for other in peer.live.peers("a")] == ["b"]
+    assert "key 'nodes/b' in the store is not ours" in peer.live.problems["nodes/b"]
+    member.enrolment.check()
+    assert store.get("nodes/b").value == entry.value  # type: ignore[union-attr]
+    # A start finds it so, too.
+    member.stop()
+    now = store.get("nodes/b")
+    assert now is not None
+    store.replace(now.key, b"", now.revision)
+    again = entered(tmp_path, store, "b")
+    assert store.get("nodes/b").value == entry.value  # type: ignore[union-attr]
+    assert again.addresses.blocks().keys() == member.addresses.blocks().keys()
 
 
 @pytest.mark.parametrize("lose_answer", [False, True])

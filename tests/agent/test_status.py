@@ -137,6 +137,9 @@ def test_the_labels_of_weave_status() -> None:
     text = summary(REPORT)
     for line in ("        Service: router", "          Range: 10.244.0.0/16", "         Status: ready"):
         assert line in text.splitlines()
+    assert "Problem" not in text
+    told = replace(REPORT, problems={"nodes/node09": "key 'nodes/node09' in the store is not ours"})
+    assert "        Problem: key 'nodes/node09' in the store is not ours" in summary(told).splitlines()
 
 
 def test_ready_is_200_and_not_ready_503(served: Served) -> None:

@@ -119,8 +119,16 @@ def in_memory() -> Iterator[Path]:
 @contextmanager
 def etcd(*options: str, scheme: str = "http") -> Iterator[Etcd]:
     """One etcd in a namespace with nothing but loopback."""
-    with network_namespace() as namespace, in_memory() as folder:
+    with network_namespace() as namespace:
         ip("link", "set", "lo", "up", namespace=namespace)
+        with etcd_in(namespace, *options, scheme=scheme) as server:
+            yield server
+
+
+@contextmanager
+def etcd_in(namespace: str, *options: str, scheme: str = "http") -> Iterator[Etcd]:
+    """One etcd on the loopback of a namespace."""
+    with in_memory() as folder:
         server = Etcd(namespace, folder, scheme=scheme, options=options)
         try:
             server.start()

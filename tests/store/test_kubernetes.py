@@ -13,7 +13,7 @@ from tests.store.engines import KubernetesEngine, kubeconfig, kubernetes
 from weft.lab.api import ApiServer
 from weft.lab.api.errors import ApiError
 from weft.lab.api.kinds import Kind, find
-from weft.store import Compacted, Event, KeyExists, Store, StoreError, StoreUnavailable, open_store
+from weft.store import Compacted, Event, ForeignKey, NodeStore, Store, StoreError, StoreUnavailable, open_store
 from weft.store.kubernetes import NODE_ANNOTATION
 
 
@@ -112,9 +112,8 @@ def test_a_foreign_lease_of_our_name_is_named_and_left_alone(engine: KubernetesE
     name = "weft-blocks-10.32.0.0-24"
     made = engine.server.storage.create(LEASES, "kube-system", {"metadata": {"name": name}, "spec": {}})
     said = f"lease {name} in namespace kube-system is not Weft's.*delete it"
-    with pytest.raises(StoreError, match=said) as told:
+    with pytest.raises(ForeignKey, match=said):
         store.create("blocks/10.32.0.0-24", b"{}")
-    assert not isinstance(told.value, KeyExists)
     with pytest.raises(StoreError, match=said):
         store.get("blocks/10.32.0.0-24")
     assert engine.server.storage.get(LEASES, "kube-system", name) == made
@@ -147,13 +146,22 @@ def test_a_kubelets_heartbeats_hinder_no_write_and_are_no_events(engine: Kuberne
 
 def test_a_node_is_gone_when_its_object_is_and_not_before(engine: KubernetesEngine, store: Store) -> None:
     store.create("nodes/a", b"1")
+    assert isinstance(store, NodeStore)
     with Watch(store, store.entries("").revision) as watch:
+        # Taken away by hand: no record, and not the end of the node.
         annotate(engine, "a", None)
         heartbeat(engine, "a")
-        engine.server.storage.delete(NODES, "", "a")
         watch.await_keys("nodes/a")
-    assert watch.events[0].entry is None
+        assert store.is_kept("nodes/a")
+        again = store.create("nodes/a", b"1")
+        watch.await_keys("nodes/a", "nodes/a")
+        store.delete("nodes/a", again.revision)
+        assert not store.is_kept("nodes/a")
+        engine.server.storage.delete(NODES, "", "a")
+        watch.await_keys("nodes/a", "nodes/a", "nodes/a", "nodes/a")
+    assert [event.entry and event.entry.value for event in watch.events] == [b"", b"1", None, None]
     assert store.get("nodes/a") is None
+    assert not store.is_kept("nodes/a")
 
 
 def test_a_watch_costs_no_requests(engine: KubernetesEngine, store: Store) -> None:

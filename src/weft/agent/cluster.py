@@ -26,7 +26,17 @@ from weft.ipam.agreement import Agreement, Disagreement, settled
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.ownership import orphans
 from weft.ipam.ranges import IPNetwork, PodRange
-from weft.store import Conflict, Entry, Event, KeyExists, PresenceStore, Store, StoreError
+from weft.store import (
+    Conflict,
+    Entry,
+    Event,
+    ForeignKey,
+    KeyExists,
+    NodeStore,
+    PresenceStore,
+    Store,
+    StoreError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +123,16 @@ class View:
                 name = event.key.removeprefix(_PRESENT)
                 (self.present.add if event.entry else self.present.discard)(name)
         except ClusterError as error:
-            self.problems[event.key] = str(error)
-            _log.error("%s", error)
+            self._note(event.key, error)
         return set()
+
+    def _note(self, key: str, problem: ClusterError) -> None:
+        self.problems[key] = str(problem)
+        _log.error("%s", problem)
+
+    def is_illegible(self, name: str) -> bool:
+        """Whether a node's record cannot be read."""
+        return _NODES + name in self.problems
 
     def hold(self, block: IPNetwork, owner: str, revision: int) -> None:
         """Note whose a block is."""
@@ -124,9 +141,14 @@ class View:
         self.held.setdefault(owner, {})[block] = revision
 
     def _apply_node(self, name: str, entry: Entry | None) -> set[str]:
-        self.nodes.pop(name, None)
-        if entry:
-            self.nodes[name] = _decode(entry, NodeRecord)
+        if entry is None:
+            self.nodes.pop(name, None)
+        else:
+            try:
+                self.nodes[name] = _decode(entry, NodeRecord, "its agent writes it anew, or remove it")
+            except ClusterError as error:
+                # What it told before stays in force.
+                self._note(entry.key, error)
         return {name}
 
     def _apply_block(self, block: IPNetwork, entry: Entry | None) -> set[str]:
@@ -257,8 +279,8 @@ class Cluster:
                 entry = self.store.get(key)
                 if entry is None:
                     return self.store.create(key, value).revision
-                known = _decode(entry, NodeRecord)
-                if known.instance != record.instance and known.address != record.address:
+                known = _node_of(entry)
+                if known and known.instance != record.instance and known.address != record.address:
                     raise ClusterError(
                         f"node name {name!r} belongs to the node at {known.address}; "
                         f"this one is at {record.address}: give it another --node-name, or, where that node is "
@@ -271,15 +293,18 @@ class Cluster:
                 continue
         raise StoreError(f"{key} changes faster than it can be written")
 
-    def record_of(self, name: str) -> tuple[NodeRecord, int] | None:
-        """What a node tells, and the revision of that. Raises ClusterError where that cannot be read."""
+    def record_of(self, name: str) -> tuple[NodeRecord | None, int] | None:
+        """What a node tells, None where that cannot be read, and the revision of that."""
         entry = self.store.get(_NODES + name)
-        return (_decode(entry, NodeRecord), entry.revision) if entry else None
+        return (_node_of(entry), entry.revision) if entry else None
 
     def claim(self, block: IPNetwork, node: str) -> int | None:
         """Make a block this node's own: the revision of the claim; None where somebody was first."""
         try:
             return self.store.create(_key_of(block), _encode(_Claim(node))).revision
+        except ForeignKey as error:
+            _log.error("block %s is left out: %s", block, error)
+            return None
         except KeyExists:
             return None
 
@@ -316,11 +341,19 @@ class Cluster:
         for _ in range(10):
             entry = self.store.get(_NODES + name)
             if entry is None or self._delete(entry.key, entry.revision):
-                return self.reclaim(name)
+                return self._give_back_all(name)
         raise StoreError(f"{_NODES}{name} changes faster than it can be removed: is that node still running?")
 
     def reclaim(self, name: str) -> int:
-        """Give back the blocks of a node that has no record; how many addresses they had: 0 where it came back."""
+        """Give back the blocks of a node that has no record; how many addresses they had: 0 where it came back.
+
+        One whose record was taken away by hand is no removed one: its agent writes it anew.
+        """
+        if isinstance(self.store, NodeStore) and self.store.is_kept(_NODES + name):
+            return 0
+        return self._give_back_all(name)
+
+    def _give_back_all(self, name: str) -> int:
         seen = [
             (_block_of(entry.key), entry.key, entry.revision)
             for entry in self.store.entries(_BLOCKS).entries
@@ -388,8 +421,15 @@ def _encode(record: msgspec.Struct) -> bytes:
     return msgspec.json.encode(record, enc_hook=str)
 
 
-def _decode(entry: Entry, kind: type[_Record]) -> _Record:
+def _node_of(entry: Entry) -> NodeRecord | None:
+    try:
+        return _decode(entry, NodeRecord)
+    except ClusterError:
+        return None
+
+
+def _decode(entry: Entry, kind: type[_Record], mend: str = "remove it") -> _Record:
     try:
         return msgspec.json.decode(entry.value, type=kind, dec_hook=lambda wanted, value: wanted(value))
     except (msgspec.MsgspecError, ValueError) as error:
-        raise ClusterError(f"key {entry.key!r} in the store is not ours: {error}; remove it") from None
+        raise ClusterError(f"key {entry.key!r} in the store is not ours: {error}; {mend}") from None

@@ -143,7 +143,8 @@ class Enrolment:
             return
         self._check_ranges()
         revision, own = self._live.revision, set(self._live.blocks_of(self._name))
-        if not self._live.has_record(self._name) and self._registered_at <= revision:
+        missing = not self._live.has_record(self._name) and self._registered_at <= revision
+        if missing or self._live.is_illegible(self._name):
             self._sign_in_again()
         blocks = self._addresses.blocks()
         for block, claimed_at in blocks.items():
@@ -173,6 +174,10 @@ class Enrolment:
         if known is None:
             self._journal.set_fact(_ENTERING, "yes")
         told = known[0] if known else None
+        if known and told is None:
+            # Peers go on with what they knew until all is told again.
+            _log.warning("this node's record in the store cannot be read; it is written anew")
+            return self._is_entering()
         record = self._record(told.gateway, told.gateway6) if told else self._record(None, None)
         self._cluster.register(self._name, record)
         return self._is_entering()
@@ -190,15 +195,17 @@ class Enrolment:
         self._addresses.wake()
 
     def _sign_in_again(self) -> None:
-        removed = self._cluster.record_of(self._name) is None
+        known = self._cluster.record_of(self._name)
         try:
             self._register()
         except (StoreError, ClusterError) as error:
             reason = f"this node was removed from the cluster and cannot sign in again: {error}"
             self._addresses.suspend(reason)
             raise StoreError(reason) from error
-        if removed:
-            _log.warning("this node was removed from the cluster while it runs, and has signed in again")
+        if known is None:
+            _log.warning("this node's record was taken out of the store while it runs; it has signed in again")
+        elif known[0] is None:
+            _log.warning("this node's record in the store could not be read; it is written anew")
         self._addresses.suspend("")
 
     def _register(self) -> None:

@@ -98,6 +98,11 @@ class LiveView:
         with self._lock:
             return node in self._view.nodes
 
+    def is_illegible(self, node: str) -> bool:
+        """Whether a node's record cannot be read."""
+        with self._lock:
+            return self._view.is_illegible(node)
+
     def nodes(self) -> list[str]:
         """The names of the nodes."""
         with self._lock:

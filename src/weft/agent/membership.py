@@ -100,14 +100,15 @@ class Membership:
 
     def follow(self, stopping: threading.Event) -> None:
         """Watch the store and fold changes in until told to stop."""
-        away = False
+        #: Why the store is away, as its members say it, in any order; empty while it is there.
+        away: set[str] = set()
         while not stopping.is_set():
             try:
                 if not self._live.heard or (away and self._enrolment.is_outdated()):
                     self._list()
                 if away:
                     _log.info("the store is back")
-                away = False
+                away = set()
                 for event in self._cluster.store.watch("", self._live.revision, stopping.is_set):
                     about = self._live.apply(event)
                     with self._lock:
@@ -118,9 +119,10 @@ class Membership:
             except Compacted:
                 self._list_soon(stopping)
             except (StoreError, ClusterError) as error:
-                if not away:
+                reasons = set(str(error).split("; "))
+                if reasons != away:
                     _log.warning("the store is away (%s); what is known stays in force", error)
-                away = True
+                away = reasons
                 stopping.wait(RETRY)
 
     def keep_converged(self, stopping: threading.Event, interval: float) -> None:

@@ -148,6 +148,7 @@ def summary(report: Report) -> str:
             ("Addresses", "; ".join(f"{count.in_use} in use, {count.free} free" for count in report.ranges)),
             *([("Collected", _counted(report.collected))] if any(report.collected.values()) else []),
             *([("Unreachable", " ".join(sorted(report.unreachable)))] if report.unreachable else []),
+            *(("Problem", report.problems[key]) for key in sorted(report.problems)),
         ],
     ]
     return "".join("\n" + "".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups)

@@ -93,7 +93,9 @@ def of_connection(error: Exception, settings: EtcdSettings) -> EndpointFailed:
     cause = _tls_error(error)
     if cause is not None:
         return _of_tls(cause, settings)
-    return EndpointFailed(f"the connection broke ({error})", doubtful=True)
+    said = str(error.args[-1]) if error.args else str(error)
+    hint = "" if settings.tls else "; with TLS it is etcds:// in --store"
+    return EndpointFailed(f"the connection broke ({said}){hint}", doubtful=True)
 
 
 def of_foreign_answer(status: int, data: bytes) -> EndpointFailed:

@@ -26,6 +26,7 @@ from weft.store.protocol import (
     Conflict,
     Entry,
     Event,
+    ForeignKey,
     KeyExists,
     Listing,
     StoreError,
@@ -108,7 +109,10 @@ class KubernetesStore:
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
-            self._lease_entry(self._client.get(self._lease_path(key)), key)
+            try:
+                self._lease_entry(self._client.get(self._lease_path(key)), key)
+            except StoreError as error:
+                raise ForeignKey(str(error)) from None
             raise KeyExists(f"{key} exists")
 
     def replace(self, key: str, value: bytes, revision: int) -> Entry:
@@ -154,6 +158,16 @@ class KubernetesStore:
             for stream in streams:
                 stream.close()
 
+    def is_kept(self, key: str) -> bool:
+        """``weft.store.NodeStore``: what ``delete`` leaves is an empty annotation, not none."""
+        with _translated(key):
+            try:
+                return _annotation(self._node(key)) is None
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+                return False
+
     def close(self) -> None:
         self._client.close()
 
@@ -196,24 +210,21 @@ class KubernetesStore:
         if change.source == "leases":
             entry = self._readable(change.item)
             return None if entry is None else Event(entry.key, None if gone else entry, revision)
-        key = _NODES_PREFIX + change.item["metadata"]["name"]
-        if not gone and not self._is_new(change.item):
-            return None
-        if gone:
-            self._told.pop(change.item["metadata"]["name"], None)
-        return Event(key, None if gone else _node_entry(change.item), revision)
-
-    def _is_new(self, item: Object) -> bool:
-        """Whether a node tells something that it did not tell before; what it tells is remembered."""
-        name, text = item["metadata"]["name"], _annotation(item)
+        name = change.item["metadata"]["name"]
+        key = _NODES_PREFIX + name
         with self._lock:
-            before = self._told.get(name)
-            if text is not None:
+            before, text = self._told.pop(name, None), _annotation(change.item)
+            if not gone:
                 self._told[name] = text
-        if text is None and before is not None:
+        if gone:
+            return Event(key, None, revision)
+        if text == before:
+            return None
+        if text is None:
             # Somebody took it away: neither the end of the Node object nor what ``delete`` writes.
-            _log.warning("node %s has lost its annotation %s; it stays known", name, NODE_ANNOTATION)
-        return text not in (None, before)
+            _log.warning("node %s has lost its annotation %s; its agent writes it anew", name, NODE_ANNOTATION)
+            return Event(key, Entry(key, b"", revision), revision)
+        return Event(key, _node_entry(change.item), revision)
 
     # nodes
 

@@ -44,6 +44,10 @@ class KeyExists(StoreError):
     """``create`` found the key taken."""
 
 
+class ForeignKey(KeyExists):
+    """``create`` found something there that is not ours; the message names it and the mend."""
+
+
 class Conflict(StoreError):
     """The key is not at the expected revision: somebody else changed or deleted it."""
 
@@ -82,6 +86,14 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the engine; the store cannot be used afterwards."""
+
+
+@runtime_checkable
+class NodeStore(Store, Protocol):
+    """A store whose nodes are somebody else's objects, on which their records lie."""
+
+    def is_kept(self, key: str) -> bool:
+        """Whether a node is there although its record is not: somebody took the record away by hand."""
 
 
 @runtime_checkable
