@@ -107,7 +107,7 @@ MISTAKES: tuple[tuple[tuple[str, ...], str, int, str], ...] = (
     ((), "wrong", 1, "API server refuses (401): Unauthorized; apply the ServiceAccount"),
     ((), "kube-system/other", 1, "API server refuses (403)"),
     (("--range", "10.99.0.0/16"), "kube-system/weave-net", 2, "10.244.0.0/25"),
-    (("--store", "kubernetes:///none"), "", 2, "weft agent: store kubernetes:///none: /none cannot be used"),
+    (("--store", "kubernetes:///none"), "", 2, "kubernetes:///none: /none cannot be used"),
     (("--store", "kubernetes://?colour=blue"), "", 2, "unknown option 'colour'"),
 )
 

@@ -29,6 +29,8 @@ LOOK_INTERVAL = 0.4
 PAUSE = 0.1
 #: Seconds for which a stream must have stood to count as one that served.
 STEADY = 1.0
+#: What a stream ends with where etcd has forgotten the token; the first also where a role is missing.
+_OF_FORGOTTEN_TOKENS = ("permission denied", "invalid auth token")
 
 _WATCH = "/v3/watch"
 _LARGEST_READ = 1 << 16
@@ -136,8 +138,8 @@ def follow(
             if now - failing_since > patience:
                 raise StoreUnavailable(f"etcd: no member serves a watch: {ended}") from None
             _log.debug("etcd: a watch ended (%s); going on behind revision %d", ended, revision)
-            if "permission denied" in str(ended):
-                gateway.forget_token()  # which is also what etcd says of a token that it has forgotten
+            if any(said in str(ended) for said in _OF_FORGOTTEN_TOKENS):
+                gateway.forget_token()
             if stream.endpoint is not None:
                 gateway.leave(stream.endpoint)
             time.sleep(PAUSE)
