@@ -153,11 +153,11 @@ def test_down_after_kills_leaves_nothing(lab: Lab) -> None:
                 os.kill(pid, signal.SIGKILL)
     lab.weft("down")
     assert lab.left() == []
-    up = subprocess.Popen([*WEFT, "lab", "up", "--lab", lab.name, *UP], stdout=subprocess.PIPE, text=True)
+    up = subprocess.Popen(
+        [*WEFT, "lab", "up", "--lab", lab.name, *RUNTIME, "--nodes", "1"], stdout=subprocess.PIPE, text=True
+    )
     assert up.stdout is not None
-    for line in up.stdout:
-        if "pods 0 of 2" in line:
-            break
-    time.sleep(0.2)
+    assert any("pods 0 of 2" in line for line in up.stdout)
+    time.sleep(0.2)  # sandboxes are being made
     up.kill()
     up.communicate()

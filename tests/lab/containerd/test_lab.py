@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -50,16 +49,13 @@ def test_a_sandbox_has_its_addresses_and_every_pod_reaches_every_pod(lab: Lab) -
 def test_run_exec_rm_and_up_again(lab: Lab) -> None:
     lab.weft("run", "shell", "--node", "node01", "--namespace", "tools", "--label", "role=debug")
     try:
-        assert lab.execute("shell", "hostname").strip() == "shell"
+        script = f"hostname; cat /proc/1/cmdline; ls /; ip route; ping -c 1 {state_of(lab).pods[0].ip}; exit 7"
+        said = lab.weft("exec", "shell", "--", "sh", "-c", script, status=7)
+        assert said.startswith("shell\n")
         # It is in the container: the pod's process is the first, and the file system is the image's.
-        assert "/pod.py" in lab.execute("shell", "cat", "/proc/1/cmdline")
-        assert "busybox" in lab.execute("shell", "ls", "/").split()
-        assert re.search(r"default via 10\.44\.0\.0 dev eth0", lab.execute("shell", "ip", "route"))
-        assert "0% packet loss" in lab.execute("shell", "ping", "-c", "1", lab.pods()[0]["ip"])
-        lab.weft("exec", "shell", "--", "sh", "-c", "exit 7", status=7)
-        assert "6 of 6 pairs" in lab.weft("check")
+        for wanted in ("/pod.py\0", "busybox\n", "default via 10.44.0.0 dev eth0", " 0% packet loss"):
+            assert wanted in said
         up = ("up", *RUNTIME, "--pods-per-node", "1", "--range", "10.32.0.0/12,fd00:10:32::/48")
-        assert "are up already" in lab.weft(*up)
         refused = lab.weft("up", "--pods-per-node", "1", *up[-2:], status=1)
         assert "--runtime processes instead of containerd" in refused
         # A sandbox that no pod of the lab has is removed, and a pod whose process died runs again.
@@ -76,7 +72,6 @@ def test_run_exec_rm_and_up_again(lab: Lab) -> None:
         assert "6 of 6 pairs" in lab.weft("check")
     finally:
         lab.weft("rm", "shell")
-    assert "no pod 'shell'" in lab.weft("rm", "shell", status=1)
     assert len(Node(lab, "node01").assert_all_agree()) == 1
 
 
