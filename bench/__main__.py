@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import agent, attach, lab, plugins, policy, traffic
+from bench import agent, attach, lab, plugins, policy, runtime, traffic
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS: dict[str, Callable[[lab.BenchLab, int], list[dict[str, Any]]]] = {
@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[lab.BenchLab, int], list[dict[str, Any]]]] = {
     "traffic": traffic.measure,
     "agent": agent.measure,
     "policy": policy.measure,
+    "runtime": runtime.measure,
 }
 
 

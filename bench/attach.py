@@ -20,7 +20,7 @@ WEFT_PLUGINS = "/opt/cni/bin"
 STORM_PODS = 200
 STORM_AT_ONCE = 8
 
-_GO_CONFIGURATION = {
+GO_CONFIGURATION: dict[str, Any] = {
     "cniVersion": "1.0.0",
     "name": "go",
     "type": "bridge",
@@ -31,7 +31,7 @@ _GO_CONFIGURATION = {
     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.99.0.0/16"}]], "dataDir": "/var/lib/bench-go"},
 }
 _WEFT_CONFIGURATION = {"cniVersion": "1.0.0", "name": "weave", "type": "weave-net", "hairpinMode": True}
-_PEERS = {"weft": (WEFT_PLUGINS, _WEFT_CONFIGURATION), "go": (GO_PLUGINS, _GO_CONFIGURATION)}
+_PEERS = {"weft": (WEFT_PLUGINS, _WEFT_CONFIGURATION), "go": (GO_PLUGINS, GO_CONFIGURATION)}
 
 
 class Sandboxes:
