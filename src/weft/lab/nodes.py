@@ -14,6 +14,8 @@ from weft.lab.topology import LabError, node_namespace
 
 #: Seconds for a node's agent to be ready.
 READY_TIMEOUT = 30.0
+#: How nsenter's words end where a PID namespace is entered: it forks then, and its child is to end with it.
+IN_PID_NAMESPACE = ("--pid", "--", "setpriv", "--pdeathsig", "KILL")
 
 
 def start(lab: LabState, node: NodeState, namespaces: list[str], options: list[str]) -> None:
@@ -49,11 +51,10 @@ def _only_child(process: "subprocess.Popen[bytes]") -> int:
 def enter(lab: LabState, node: str) -> list[str]:
     """The words before a command that is to run on a node. Raises LabError where the node is down."""
     process = first_process(lab, node)
-    # nsenter forks for a PID namespace, and that is wanted only where the node has one of its own.
-    same = Path(f"/proc/{process.pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink()
-    return [
-        "nsenter", f"--target={process.pid}", "--net", "--mount", "--uts", *([] if same else ["--pid"]), "--",
-    ]  # fmt: skip
+    words = ["nsenter", f"--target={process.pid}", "--net", "--mount", "--uts"]
+    if Path(f"/proc/{process.pid}/ns/pid").readlink() == Path("/proc/self/ns/pid").readlink():
+        return [*words, "--"]
+    return [*words, *IN_PID_NAMESPACE]
 
 
 def first_process(lab: LabState, node: str) -> Process:

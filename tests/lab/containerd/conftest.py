@@ -43,8 +43,19 @@ def running(*options: str) -> Iterator[Lab]:
     finally:
         made.weft("down")
         assert made.left() == []
+        assert inside_of(made) == []
         assert list(Path("/sys/fs/cgroup").glob(f"**/weft-lab.{made.name}.*")) == []
         assert own_network() == before
+
+
+def inside_of(lab: Lab) -> list[str]:
+    """What still has a node's mounts, whoever started it: shims, containers, containerd."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"/weft-lab/{lab.name}/" in (entry / "mountinfo").read_text():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
 
 
 def state_of(lab: Lab) -> LabState:

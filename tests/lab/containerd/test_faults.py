@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.lab.containerd.conftest import RUNTIME, Node, end_sandbox, running, state_of, until
+from tests.lab.containerd.conftest import RUNTIME, Node, end_sandbox, inside_of, running, state_of, until
 from tests.lab.test_lab import WEFT, Lab
 from weft.lab.runtimes.containerd.cri import CriError
 from weft.lab.runtimes.containerd.runtime import Containerd
@@ -151,8 +151,9 @@ def test_down_after_kills_leaves_nothing(lab: Lab) -> None:
         for pid in Node(lab, name).processes(command):
             with contextlib.suppress(ProcessLookupError):  # the first one takes others with it
                 os.kill(pid, signal.SIGKILL)
+    assert any("containerd-shim" in words for words in inside_of(lab))
     lab.weft("down")
-    assert lab.left() == []
+    assert lab.left() == inside_of(lab) == []
     up = subprocess.Popen(
         [*WEFT, "lab", "up", "--lab", lab.name, *RUNTIME, "--nodes", "1"], stdout=subprocess.PIPE, text=True
     )

@@ -3,13 +3,16 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.lab.containerd.conftest import RUNTIME, Node, end_sandbox, running, state_of
+from tests.lab.test_cluster import DENY
 from tests.lab.test_lab import WEFT, Lab
 
 
@@ -19,7 +22,7 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def test_a_sandbox_has_its_addresses_and_every_pod_reaches_every_pod(lab: Lab) -> None:
+def test_a_sandbox_has_its_addresses_and_every_pod_reaches_every_pod(lab: Lab, tmp_path: Path) -> None:
     listed = {pod["name"]: pod for pod in lab.pods()}
     assert {name: (pod["status"], pod["node"]) for name, pod in listed.items()} == {
         "web-1": ("Running", "controlplane"),
@@ -43,7 +46,12 @@ def test_a_sandbox_has_its_addresses_and_every_pod_reaches_every_pod(lab: Lab) -
         assert "weave-net" in node.execute("ls", "/opt/cni/bin")
     report = json.loads(lab.weft("check", "-o", "json"))
     assert (report["good"], len(report["pairs"])) == (True, 2)
-    assert "ways are as the policies say" in lab.weft("check", "--policy")
+    policy = tmp_path / "deny.json"
+    policy.write_text(json.dumps(DENY))
+    lab.weft("apply", "-f", str(policy))
+    said = lab.weft("check", "--policy")
+    assert "is denied" in said and "24 of 24 ways are as the policies say" in said
+    lab.weft("delete", "-f", str(policy))
 
 
 def test_run_exec_rm_and_up_again(lab: Lab) -> None:
@@ -128,4 +136,12 @@ def test_what_is_missing_is_named_with_the_mend(tmp_path_factory: pytest.TempPat
     assert done.returncode == 1
     mend = "run 'make setup-containerd', or leave out --runtime containerd"
     assert done.stdout + done.stderr == f"weft lab up: containerd is not installed: {mend}\n"
+    # And where its Python packages are not there.
+    program = "import sys; sys.modules['grpc'] = None; from weft.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "lab", "up", "--lab", lab.name, *RUNTIME],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"the Python package grpc is not installed: {mend}" in done.stdout + done.stderr
     assert lab.left() == []

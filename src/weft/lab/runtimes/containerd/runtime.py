@@ -113,7 +113,7 @@ class Containerd:
         # With all that its namespaces have, and with all capabilities: on a lab one wants to break things, too.
         return [
             *nodes.enter(lab, pod.node),
-            "nsenter", f"--target={process}", "--mount", "--uts", "--ipc", "--net", "--pid", "--",
+            "nsenter", f"--target={process}", "--mount", "--uts", "--ipc", "--net", *nodes.IN_PID_NAMESPACE,
         ]  # fmt: skip
 
 
