@@ -80,7 +80,7 @@ class Member:
         self.journal = Journal(folder / name / "journal.db")
         self.live = LiveView(folder / name / "view.json")
         self.addresses = Addresses(self.cluster, self.journal, self.live, name, init)
-        self._ranges = ranges
+        self.told = ranges
 
         def record(gateway: IPv4Address | None, gateway6: IPv6Address | None) -> NodeRecord:
             return NodeRecord(IPv4Address(address), "02:00:00:00:00:01", gateway, f"{name}@{address}", gateway6)
@@ -90,7 +90,7 @@ class Member:
 
     def enter(self) -> bool:
         """Start; False where the store is away. Pods that cannot keep their addresses are dropped."""
-        heard = self.enrolment.enter(self._ranges)
+        heard = self.enrolment.enter(self.told)
         displaced = [item for item in self.journal.attachments() if self.addresses.displaced(item)]
         half_made = [item for item in self.journal.attachments() if item.state is not State.ATTACHED]
         self.journal.forget({item.id: item for item in (*displaced, *half_made)}.values())

@@ -1,13 +1,15 @@
-"""A cluster against its model: claims, crashes at every step, restarts, partitions, removals, clock jumps.
+"""A cluster against its model: claims, crashes at every step, restarts, partitions, removals, clock jumps, ranges
+that come, are excluded and go.
 
 Never two owners of a block, never two pods with an address, no address lost for ever. On every engine.
 """
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,16 +22,27 @@ from tests.members import Member
 from tests.store.engines import ENGINES
 from weft.agent import blocks as blocks_module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
-from weft.agent.cluster import Cluster
+from weft.agent.cluster import Cluster, ClusterError
 from weft.agent.journal import Attachment, State
+from weft.agent.range_changes import change_ranges
 from weft.ipam.pool import PoolExhausted
-from weft.ipam.ranges import parse_ranges
+from weft.ipam.ranges import PodRange, parse_ranges
 from weft.ipam.shares import RangeExhausted
 from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Conflict, StoreUnavailable, open_store
 
-#: Eight blocks of each family, so that three nodes come to the end of them.
-RANGES = parse_ranges("10.9.0.0/26,fd00:9::/122", "29,125")
+#: Blocks of eight addresses, a few of each range, so that three nodes come to the end of them.
+FIRST, SECOND, SIX, SECOND_SIX = "10.9.0.0/27", "10.9.1.0/27", "fd00:9::/122", "fd00:9:1::/124"
+#: What nodes are told, settings of before beside those of after.
+SETTINGS = tuple(
+    parse_ranges(text, "29,125")
+    for text in (
+        f"{FIRST},{SIX}",
+        f"{FIRST},{SECOND},{SIX}",
+        f"{FIRST},{SECOND},{SIX},{SECOND_SIX}",
+    )
+)
+RANGES = SETTINGS[0]
 NAMES = ("n1", "n2", "n3")
 
 REFUSALS = (AddressesExhausted, AddressRefused, AddressTaken)
@@ -37,12 +50,12 @@ REFUSALS = (AddressesExhausted, AddressRefused, AddressTaken)
 names = st.sampled_from(NAMES)
 #: After how many calls the wire is cut, and whether the answer of the last one is lost.
 cuts = st.tuples(st.integers(0, 7), st.booleans())
-#: Calls of a node that starts: the ranges, twice, and its own record.
-CALLS_UNTIL_IT_HEARS = 4
+#: Calls of a node that starts: the ranges, read and written, twice, and its own record.
+CALLS_UNTIL_IT_HEARS = 6
 #: What pods ask for: nothing, an address, any out of a part of the range.
 requests: st.SearchStrategy[AddressRequest] = st.one_of(
     st.just({}),
-    st.integers(1, 62).map(lambda last: {4: Wanted("a pod", IPv4Address(f"10.9.0.{last}"))}),
+    st.integers(1, 30).map(lambda last: {4: Wanted("a pod", IPv4Address(f"10.9.0.{last}"))}),
     st.sampled_from([*RANGES[0].network.subnets(new_prefix=28), IPv4Network("10.9.0.20/30")]).map(
         lambda part: {4: Wanted("a pod", within=(part,))}
     ),
@@ -86,20 +99,29 @@ class ClusterMachine(RuleBasedStateMachine):
 
     # nodes
 
-    @rule(name=names, cut=st.none() | cuts)
-    def start(self, name: str, cut: tuple[int, bool] | None) -> None:
+    @rule(name=names, cut=st.none() | cuts, told=st.sampled_from(SETTINGS))
+    def start(
+        self, name: str, cut: tuple[int, bool] | None = None, told: Sequence[PodRange] | None = None
+    ) -> None:
         if name in self.running:
             return
+        if told is None:
+            agreed = self.operator.ranges()
+            told = agreed.ranges if agreed else RANGES
         if cut is not None and name in self.removed:
             # One that was removed while it was down, and never hears of it, goes on with what was its own: that is
             # the price of starting without a store, and why only the dead are to be removed. This one hears.
             cut = (cut[0] + CALLS_UNTIL_IT_HEARS, cut[1])
-        member = Member(self.folder, self.store, name, *RANGES, address=f"172.25.1.{NAMES.index(name) + 2}")
+        member = Member(self.folder, self.store, name, *told, address=f"172.25.1.{NAMES.index(name) + 2}")
         if cut is not None:
             member.wire.calls_left, member.wire.lose_answer = cut
         try:
             member.enter()
         except (StoreUnavailable, RangeExhausted, PoolExhausted):
+            member.journal.close()
+            return
+        except ClusterError as error:
+            assert "does not match" in str(error)
             member.journal.close()
             return
         self.running[name] = member
@@ -205,6 +227,33 @@ class ClusterMachine(RuleBasedStateMachine):
                 self.store.delete(key, revision)
         self.about_to_delete = []
 
+    # ranges
+
+    @rule(
+        change=st.sampled_from(
+            [
+                ("add", f"{SECOND}=29"), ("add", f"{SECOND_SIX}=125"),
+                ("add", f"{FIRST}=29"), ("add", f"{SIX}=125"),
+                ("remove", FIRST), ("remove", SECOND), ("remove", SIX), ("remove", SECOND_SIX),
+                ("exclude", FIRST), ("exclude", SECOND), ("exclude", SIX), ("exclude", "10.9.0.9-10.9.0.20"),
+                ("include", FIRST), ("include", SECOND), ("include", SIX),
+            ]
+        )
+    )  # fmt: skip
+    def change_ranges(self, change: tuple[str, str]) -> None:
+        """By the operator: what cannot be done changes nothing."""
+        before = self.operator.ranges()
+        owned = set(self.operator.view().owners)
+        try:
+            change_ranges(self.operator, *change)
+        except (ClusterError, ValueError):
+            assert self.operator.ranges() == before
+            return
+        agreed = self.operator.ranges()
+        assert agreed is not None
+        if change[0] == "remove":
+            assert not any(block.network_address in ip_network(change[1]) for block in owned)
+
     # pods
 
     @rule(name=names, wanted=requests)
@@ -257,8 +306,15 @@ class ClusterMachine(RuleBasedStateMachine):
     def no_two_pods_have_an_address(self) -> None:
         held = [address for pod in self.pods.values() for address in pod.attachment.addresses]
         for member in self.running.values():
-            held += [member.addresses.gateway.ip, *([six.ip] if (six := member.addresses.gateway6) else [])]
+            held += [own.ip for own in member.addresses.gateways]
         assert len(held) == len(set(held))
+
+    @invariant()
+    def every_pod_has_a_gateway_in_its_range(self) -> None:
+        for pod in self.pods.values():
+            if member := self.running.get(pod.node):
+                networks = [own.network for own in member.addresses.gateways]
+                assert all(any(held in network for network in networks) for held in pod.attachment.addresses)
 
     def teardown(self) -> None:
         try:
@@ -273,8 +329,8 @@ class ClusterMachine(RuleBasedStateMachine):
         for name in [*self.cut_off]:
             self._mend(name)
         for name in NAMES:
-            self.start(name, None)
-        for _ in range(3):
+            self.start(name)
+        for _ in range(5):
             self.clock += 1000
             for name in [*self.running]:
                 self._hear(name)
@@ -287,11 +343,25 @@ class ClusterMachine(RuleBasedStateMachine):
         assert absent <= set(view.nodes), f"blocks of {absent} are lost"
         for name, member in self.running.items():
             assert set(view.blocks_of(name)) == set(member.addresses.blocks())
-            pods = sum(pod.node == name for pod in self.pods.values())
+            agreed = self.operator.ranges()
+            assert agreed is not None
+            assert member.addresses.ranges == agreed.ranges
+            pods = [pod.attachment for pod in self.pods.values() if pod.node == name]
+            holders = {address for attachment in pods for address in attachment.addresses}
+            holders |= {own.ip for own in member.addresses.gateways}
             for count in member.addresses.counts():
-                usable = sum(count.pods.usable(address) for block in count.blocks for address in block)
-                assert count.in_use == pods + 1
-                assert count.in_use + count.free == usable
+                every = {address for block in count.blocks for address in block}
+                assert count.in_use == len(every & holders)
+                assert count.free == sum(map(count.pods.usable, every - holders))
+                # Of a range that is excluded, a node keeps what its pods need; so it can be removed when they go.
+                mine = [attachment for attachment in pods if every.intersection(attachment.addresses)]
+                assert mine or not (count.pods.closed and count.blocks) or self._is_full(count.pods.version)
+
+    def _is_full(self, version: int) -> bool:
+        """Whether some node can have no block of a family but one that is excluded."""
+        agreed, claimed = self.operator.ranges(), self.operator.view().claimed
+        assert agreed is not None
+        return not any(claimed.gaps(pods) for pods in agreed.ranges if pods.version == version)
 
     def _container(self) -> str:
         self.number += 1
@@ -314,8 +384,9 @@ class ClusterMachine(RuleBasedStateMachine):
     def _start_anew_if_outdated(self, name: str) -> None:
         """As the agent does: what it still has, it had not to lose."""
         if self.running[name].enrolment.outdated:
+            told = self.running[name].told
             self._die(name)
-            self.start(name, None)
+            self.start(name, told=told)
 
     def _revive(self, name: str) -> None:
         """The pods of a removed node that has signed in again at once."""

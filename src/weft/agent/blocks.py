@@ -76,7 +76,13 @@ class Blocks:
                 claimed_at |= [self._claim([pods], claimed_at, view.claimed.copy())]
             still_open = [pods for pods in family if not pods.closed]
             if still_open and not any(_has_room(pods, claimed_at, held) for pods in still_open):
-                claimed_at |= [self._claim(family, claimed_at, view.claimed.copy())]
+                try:
+                    claimed_at |= [self._claim(family, claimed_at, view.claimed.copy())]
+                except shares.RangeExhausted as error:
+                    # Pods that are in a range which is excluded meanwhile are to be served all the same.
+                    if not any(_has_room(pods, claimed_at, held) for pods in family):
+                        raise
+                    _log.warning("no block of a range that is not excluded: %s", error)
         own = [block for block in claimed_at if any(pods.holds(block) for pods in ranges)]
         for block in own:
             self._journal.add_block(block)
@@ -123,7 +129,10 @@ class Blocks:
         """Why the bridge's address that peers know is of no use any more; empty where it is."""
         with self._lock:
             for pool in self._pools:
-                if pool.pods.closed and self._gateways.is_main(pool) and not self._gateways.serves_pods(pool):
+                family = self._pools.family(pool.pods.version)
+                another = any(other.blocks and not other.pods.closed for other in family)
+                idle = self._gateways.is_main(pool) and not self._gateways.serves_pods(pool)
+                if pool.pods.closed and idle and (another or not self._pools.is_open(pool.pods.version)):
                     return f"range {pool.pods} is excluded and no pod here is in it any more"
         return ""
 

@@ -41,8 +41,11 @@ class Gateways:
             former = _address(self._journal.fact(fact))
             candidates = [pool for pool in family if former is not None and former == self.of(pool)]
             candidates += [pool for pool in family if pool.blocks]
-            serving = [pool for pool in candidates if not pool.pods.closed or self.serves_pods(pool)]
-            main = next((pool for pool in serving if self._choose(pool)), None)
+            # One that is excluded and empty is for the time when no other has a block left.
+            candidates.sort(key=lambda pool: pool.pods.closed and not self.serves_pods(pool))
+            if all(pool.pods.closed and not self.serves_pods(pool) for pool in family):
+                continue
+            main = next((pool for pool in candidates if self._choose(pool)), None)
             if main is not None:
                 self._main[version] = main
             elif not all(pool.pods.closed for pool in family):
