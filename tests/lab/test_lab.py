@@ -165,6 +165,26 @@ def test_both_families(lab: Lab) -> None:
     assert not re.search("(: |; )TCP", said)
 
 
+def test_pods_of_several_ranges_and_of_one_that_is_added(lab: Lab) -> None:
+    # The first node owns both blocks of the first range before the second one comes.
+    lab.weft("up", "--pods-per-node", "2", "--range", "10.244.0.0/28,10.245.0.0/16")
+    assert {pod["ip"].rpartition(".")[0] for pod in lab.pods()} == {"10.244.0", "10.245.0"}
+    assert "12 of 12 pairs" in lab.weft("check")
+    assert "the ranges are 10.244.0.0/28,10.245.0.0/16,fd00:10:32::/48" in lab.execute(
+        "node01", "weft", "range", "add", "fd00:10:32::/48"
+    )
+    deadline = time.monotonic() + 30
+    while "fd00:10:32::/48" not in lab.weft("exec", "controlplane", "--", "weft", "status", "ipam", status=None):
+        assert time.monotonic() < deadline
+    lab.weft("run", "late", "--node", "controlplane")
+    lab.weft("run", "later", "--node", "node01")
+    # The old pods have no IPv6 address, and none of what they have is taken from them.
+    assert ["ip6" in pod for pod in sorted(lab.pods(), key=lambda pod: str(pod["name"]))] == [
+        True, True, False, False, False, False
+    ]  # fmt: skip
+    assert "30 of 30 pairs" in lab.weft("check")
+
+
 def test_others_reach_pods_of_other_nodes_from_the_bridges_address(lab: Lab) -> None:
     """A node's own address, and what a service proxy has translated: the answer must come back by the tunnel."""
     lab.weft("up", "--pods-per-node", "1")
@@ -294,7 +314,7 @@ def test_down_after_a_killed_up_leaves_nothing(lab: Lab, seconds: float) -> None
         (("--range", "ten"), 2, "--range 'ten'"),
         (("--range", "10.0.0.1/8"), 2, "host bits"),
         (("--range", "10.0.0.0/8,fd00::1/48"), 2, "fd00::1/48"),
-        (("--range", "10.0.0.0/8,10.1.0.0/16"), 1, "one IPv4 and one IPv6"),
+        (("--range", "10.0.0.0/8,10.1.0.0/16"), 1, "ranges 10.0.0.0/8 and 10.1.0.0/16 overlap"),
         (("--nodes", "0"), 2, "--nodes 0"),
         (("--nodes", "50", "--underlay", "172.25.1.0/28"), 2, "no room for 50 nodes"),
         (("--range", "10.1.0.0/30"), 1, "too small"),

@@ -1,18 +1,15 @@
 """The agent's life: start in an order in which a crash at any line is repaired by starting again."""
 
-import contextlib
-import fcntl
 import logging
 import os
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 
 from weft.agent import deletions, leases
 from weft.agent.addresses import Addresses
@@ -25,7 +22,6 @@ from weft.agent.dataplane import (
     UnderlayError,
     addresses_of_bridge,
     find_underlay,
-    foreign_routes,
 )
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import BlockLost, Enrolment
@@ -34,6 +30,7 @@ from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
 from weft.agent.node_pods import open_node_pods
 from weft.agent.policy import gate, in_force, open_policy
+from weft.agent.preconditions import only_one, overlap, require_namespaces
 from weft.agent.range_changes import change_ranges
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
@@ -50,9 +47,8 @@ from weft.agent.wire import Request
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
 from weft.ipam.pool import PoolExhausted
-from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, overlapping
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 from weft.ipam.shares import RangeExhausted
-from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import WeaveNet
 from weft.plugins.main.weave_requests import requested_by_runtime
@@ -108,9 +104,9 @@ class Agent:
         self._ending = threading.Event()
         self._ready = False
         self._threads: list[threading.Thread] = []
-        _require_namespaces()
+        require_namespaces()
         underlay = find_underlay(settings.node_address)
-        if why := _overlap(settings.ranges):
+        if why := overlap(settings.ranges):
             raise SettingsError(why)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._objects = open_objects(settings)
@@ -255,7 +251,7 @@ class Agent:
             self._mtu(ipv6=any(pods.version == 6 for pods in ranges))
         except ValueError as error:
             return str(error)
-        return _overlap(ranges)
+        return overlap(ranges)
 
     def _used_elsewhere(self) -> Collection[IPAddress]:
         known = [peer.name for peer in self._live.peers(self._settings.node_name)]
@@ -385,46 +381,9 @@ class Agent:
         return remove_peer(self._cluster, name, self._node.name)
 
 
-def _require_namespaces() -> None:
-    """Raise OSError at the start, not at the first ADD, where pods' namespaces cannot be entered."""
-    try:
-        with NetworkNamespace.current() as own, own.entered():
-            pass
-    except PermissionError as error:
-        raise OSError(f"{error.strerror}: give the agent CAP_SYS_ADMIN, which setns(2) asks for") from None
-
-
-def _overlap(ranges: Sequence[PodRange]) -> str:
-    """Which of the ranges this node reaches otherwise, and how; empty where it reaches none."""
-    routes = foreign_routes()
-    for pods in ranges:
-        clash = overlapping(pods.network, [destination for destination, _ in routes])
-        if clash is not None:
-            device = next(device for destination, device in routes if destination == clash)
-            return (
-                f"range {pods} overlaps the route {clash} of device {device}: "
-                f"give a --range that this node does not reach otherwise"
-            )
-    return ""
-
-
 def _instance(journal: Journal) -> str:
     instance = journal.fact("instance")
     if instance is None:
         instance = uuid.uuid4().hex
         journal.set_fact("instance", instance)
     return instance
-
-
-@contextlib.contextmanager
-def only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state folder's lock. Raises SettingsError where another agent has it."""
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state_dir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                f"another agent runs with the state folder {state_dir}: give this one another --state-dir"
-            ) from None
-        yield

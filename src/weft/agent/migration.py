@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from weft.agent.cluster import Cluster
-from weft.agent.daemon import Agent, only_one
+from weft.agent.daemon import Agent
 from weft.agent.dataplane import find_underlay
 from weft.agent.journal import Journal
+from weft.agent.preconditions import only_one
 from weft.agent.settings import Settings
 from weft.agent.takeover.foreign import open_foreign
 from weft.agent.takeover.planner import Plan, Refusal

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 #: Option, environment twin (Weave's name where Weave had one), what it says.
 _OPTIONS = (
     ("node-name", "HOSTNAME", "This node's name in the cluster."),
-    ("range", "IPALLOC_RANGE", "The pod range of the whole cluster (default 10.32.0.0/12)."),
-    ("block-size", "WEFT_BLOCK_SIZE", "Prefix length of the blocks that nodes own (default 26, for IPv6 120)."),
+    ("range", "IPALLOC_RANGE", "The pod ranges of the whole cluster, with commas between (default 10.32.0.0/12)."),
+    (
+        "block-size",
+        "WEFT_BLOCK_SIZE",
+        "Prefix length of nodes' blocks, or RANGE=LENGTH (default 26, for IPv6 120).",
+    ),
     ("exclude", "WEFT_EXCLUDE", "Addresses, CIDRs or FIRST-LAST that no pod gets, separated by commas."),
     (
         "store",

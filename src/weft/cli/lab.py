@@ -51,7 +51,7 @@ def command() -> None:
     "pod_range",
     default=DEFAULT_RANGE,
     show_default=True,
-    help="The pod range, as CIDR; with IPv6: A,B.",
+    help="The pod ranges, as CIDR; several, and of IPv6, with commas between.",
 )
 @click.option("--ipalloc-init", default="", help="How first shares are found: consensus=N or seed=NAME,NAME.")
 @click.option("--underlay", default=DEFAULT_UNDERLAY, show_default=True, help="The nodes' own network.")

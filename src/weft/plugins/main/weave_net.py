@@ -10,15 +10,9 @@ Where the cluster has an IPv6 range, a pod has an address of each family (``weft
 import errno
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
-    IPv4Interface,
-    IPv4Network,
     IPv6Address,
-    IPv6Interface,
-    IPv6Network,
     ip_network,
 )
 from typing import Generic
@@ -29,10 +23,8 @@ from weft.cni import (
     Dns,
     ErrorCode,
     Interface,
-    IPConfiguration,
     PodArguments,
     Result,
-    Route,
     delegate,
 )
 from weft.kernel import addresses, announce, links, neighbours, routes
@@ -40,65 +32,21 @@ from weft.kernel.links import Link
 from weft.kernel.namespace import NetworkNamespace
 from weft.kernel.netlink import Message, NetlinkError, RouteSocket
 from weft.plugins.interface import write_optional
+from weft.plugins.main import weave_assignment
+from weft.plugins.main.weave_assignment import Assignment, PodEnd
 from weft.plugins.main.weave_book import AttachmentBook, Reservation, Reserved
 from weft.plugins.main.weave_gate import Gate, OpenGate
 from weft.plugins.main.weave_requests import Requests, requested_by_runtime
 from weft.plugins.main.weave_settings import (
     Settings,
-    gateway_of,
     interface_of,
     parse_settings,
 )
 from weft.plugins.plugin import PluginRequest
 
 HOST_PREFIX = "vethwepl"
-_DEFAULT_ROUTE = {4: Route("0.0.0.0/0"), 6: Route("::/0")}
-#: A pod's MAC is this and its address: an address that is used again keeps its MAC, and no cache is stale.
-POD_LINK_ADDRESS_PREFIX = b"\x0a\x58"
-#: The pod's end among the result's interfaces: bridge, host end, pod's end.
-POD_INTERFACE = 2
 #: What a pod's interface must be told for IPv6: to have it; to take no route from anybody but us.
 _IPV6 = (("disable_ipv6", 0), ("accept_ra", 0), ("accept_redirects", 0))
-
-
-@dataclass(frozen=True, slots=True)
-class PodRoute:
-    """A route to be made in the pod; without a gateway the destination is on the link."""
-
-    destination: IPv4Network | IPv6Network
-    gateway: IPv4Address | IPv6Address | None
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What IPAM gave: addresses, routes to make, and the routes as the result tells them."""
-
-    ips: tuple[IPConfiguration, ...]
-    routes: tuple[PodRoute, ...]
-    told: tuple[Route, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PodEnd:
-    """The pod's first IPv4 address, the MAC that goes with it, and its IPv6 addresses."""
-
-    address: IPv4Address
-    link_address: bytes
-    ipv6: tuple[IPv6Address, ...]
-
-    @property
-    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
-        """All of them."""
-        return self.address, *self.ipv6
-
-    @classmethod
-    def of(cls, assigned: Assignment) -> "PodEnd":
-        """Raises CniError 7 where IPAM gave no IPv4 address."""
-        ipv6 = tuple(item.address.ip for item in assigned.ips if isinstance(item.address, IPv6Interface))
-        for item in assigned.ips:
-            if isinstance(item.address, IPv4Interface):
-                return cls(item.address.ip, POD_LINK_ADDRESS_PREFIX + item.address.ip.packed, ipv6)
-        raise CniError(ErrorCode.INVALID_CONFIG, "IPAM gave no IPv4 address, and the bridge carries no other")
 
 
 class WeaveNet(Generic[Reserved]):
@@ -139,9 +87,7 @@ class WeaveNet(Generic[Reserved]):
             pod_uid=pod.uid,
         )
         try:
-            assigned = (
-                self._delegated(settings, request) if settings.ipam_type else self._own(settings, reservation)
-            )
+            assigned = self._assigned(settings, request, reservation)
             self._gate.admit(call, [item.address for item in assigned.ips])
             host_link, link_address = self._connect(
                 request, namespace, settings, reservation.host_interface, assigned
@@ -171,37 +117,15 @@ class WeaveNet(Generic[Reserved]):
             self._book.retire(reservation)
         self._gate.dismiss(call)
 
-    def _own(self, settings: Settings, reservation: Reservation) -> Assignment:
-        """What the node's own IPAM gives: an address with its whole range's prefix, one of IPv6 by itself, default
-        routes. Where the configuration has routes or a gateway of its own, the other ranges are reached all the
-        same."""
+    def _assigned(self, settings: Settings, request: PluginRequest, reservation: Reservation) -> Assignment:
+        """What the node's own IPAM gave, or what another IPAM plugin gives now. Raises CniError."""
         bridge = self._book.bridge
-        if reservation.address is None:
-            raise RuntimeError("an address of our own was asked for and none reserved")
-        given = _given(reservation)
-        gateways = {item.version: gateway_of(bridge, item) for item in given}
-        own = gateways | ({4: IPv4Interface(settings.gateway)} if settings.gateway else {})
-        ips = tuple(
-            IPConfiguration(interface_of(bridge, item), own[item.version].ip, POD_INTERFACE) for item in given
-        )
-        named = {ip_network(route.dst, strict=False) for route in settings.routes}
-        own_ways = {4} if settings.routes or settings.gateway else set()
-        own_ways |= {network.version for network in named}
-        others = tuple(
-            Route(str(network), gateways[network.version].ip)
-            for network in bridge.networks
-            if network.version in own_ways & gateways.keys()
-            and network not in (*named, gateways[network.version].network)
-        )
-        return _assignment(Result((), ips, settings.routes), bridge.addresses, others)
-
-    def _delegated(self, settings: Settings, request: PluginRequest) -> Assignment:
-        """What another IPAM plugin gives."""
+        if not settings.ipam_type:
+            return weave_assignment.own(settings, bridge, _given(reservation))
         given = delegate(Command.ADD, settings.ipam_type, request.configuration, request.invocation)
         if given is None or not given.ips:
             raise CniError(ErrorCode.INVALID_CONFIG, f"IPAM plugin {settings.ipam_type!r} gave no address")
-        ips = tuple(replace(item, interface=POD_INTERFACE) for item in given.ips)
-        return _assignment(replace(given, ips=ips), self._book.bridge.addresses)
+        return weave_assignment.delegated(given, bridge)
 
     def _connect(
         self,
@@ -329,31 +253,6 @@ def host_interface_name(container_id: str, ifname: str) -> str:
 def _given(reservation: Reservation) -> list[IPv4Address | IPv6Address]:
     """The addresses that the node's own IPAM gave."""
     return [item for item in (reservation.address, reservation.address6) if item is not None]
-
-
-def _assignment(
-    given: Result, bridge_addresses: Sequence[IPv4Interface | IPv6Interface], others: Sequence[Route] = ()
-) -> Assignment:
-    """Routes as Weave made them: those that IPAM gave, else a default route; through IPAM's gateway, else the
-    bridge. Of a family that none was given for, the default route. Then ``others``."""
-    gateways = {item.gateway.version: item.gateway for item in reversed(given.ips) if item.gateway}
-    gateways.setdefault(4, next(own.ip for own in bridge_addresses if isinstance(own, IPv4Interface)))
-    told = given.routes or (_DEFAULT_ROUTE[4],)
-    with_ipv6 = any(item.address.version == 6 for item in given.ips)
-    if with_ipv6 and 6 in gateways and not any(ip_network(route.dst, strict=False).version == 6 for route in told):
-        told = (*told, _DEFAULT_ROUTE[6])
-    told = (*told, *others)
-    made = []
-    for route in told:
-        destination = ip_network(route.dst, strict=False)
-        made.append(PodRoute(destination, route.gateway or gateways.get(destination.version)))
-    # A gateway outside of the pod's subnet is reached over the link all the same.
-    on_link = {
-        PodRoute(ip_network(route.gateway), None)
-        for route in made
-        if route.gateway and not any(route.gateway in item.address.network for item in given.ips)
-    }
-    return Assignment(given.ips, (*on_link, *made), told)
 
 
 def _required_namespace(request: PluginRequest) -> NetworkNamespace:
