@@ -4,7 +4,8 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,57 @@ def test_an_address_within_networks(site: Site) -> None:
         second.addresses.take(pool)
     with pytest.raises(AddressesExhausted, match="no block in"):
         first.addresses.take(pool)
+
+
+def test_a_part_that_is_asked_for_is_of_whatever_range_it_is(site: Site) -> None:
+    ranges = parse_ranges("10.244.0.0/24,10.245.0.0/24,fd00::/64")
+    node = site.node("a", *ranges)
+    second, across = ip_network("10.245.0.0/24"), ip_network("10.244.0.0/15")
+    assert isinstance(second, IPv4Network)
+    assert isinstance(across, IPv4Network)
+    assert node.add("c1", {4: Wanted("c1", within=(second,))}).address in second
+    assert [own.network for own in node.addresses.gateways] == [
+        ranges[0].network, ranges[2].network, second
+    ]  # fmt: skip
+    # Of a part that has something of both, the first range counts.
+    assert node.add("c2", {4: Wanted("c2", within=(across,))}).address in ranges[0].network
+    with pytest.raises(AddressesExhausted, match="no address of this node's blocks in 10.9.0.0/24 is free"):
+        node.addresses.take({4: Wanted("c3", within=(IPv4Network("10.9.0.0/24"),))})
+    with pytest.raises(AddressRefused, match="not in the range 10.244.0.0/24 or 10.245.0.0/24"):
+        node.addresses.take(named("10.9.0.1"))
+
+
+def test_the_bridge_gives_up_an_address_that_no_pod_needs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges = parse_ranges("10.244.0.0/28,10.245.0.0/24")
+    node = site.node("a", *ranges)
+    held = [node.add(f"c{number}") for number in range(14)]
+    assert len(node.addresses.gateways) == 2
+    monkeypatch.setattr(module, "SURPLUS_SECONDS", -1.0)
+    node.care()
+    assert len(node.addresses.gateways) == 2
+    node.delete(held[-1])
+    node.care()
+    node.care()
+    assert [str(own) for own in node.addresses.gateways] == ["10.244.0.1/28"]
+    # Its block is the spare one now, until the first range has one to spare.
+    assert [count.spare for count in node.addresses.counts()] == [0, 1]
+    for kept in held[6:13]:
+        node.delete(kept)
+    node.care()
+    node.care()
+    assert [len(count.blocks) for count in node.addresses.counts()] == [2, 0]
+    assert site.node("a", *ranges).addresses.gateways == node.addresses.gateways
+
+
+def test_a_node_serves_the_pods_of_an_excluded_range_where_no_other_has_a_block(site: Site) -> None:
+    node = site.node("a", SMALL)
+    kept = node.add("c1")
+    other = PodRange.of("10.245.0.0/28")
+    for number in range(other.block_count):
+        site.cluster.claim(other.block(number), "b")
+    closed = replace(SMALL, excluded=(SMALL.network,))
+    again = site.node("a", closed, other)
+    assert [str(own) for own in again.addresses.gateways] == ["10.244.0.1/28"]
+    assert [item.address for item in again.journal.attachments()] == [kept.address]
+    with pytest.raises(AddressesExhausted, match="10.244.0.0/28 is excluded; all 2 blocks of 10.245.0.0/28"):
+        again.addresses.take()

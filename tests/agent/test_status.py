@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -116,6 +116,24 @@ def test_each_range_is_told_of_where_there_are_two() -> None:
     body = json.loads(report.to_json())
     assert [item["range"] for item in body["ipam"]["ranges"]] == ["10.244.0.0/16", "fd00::/64"]
     assert body["node"]["gateway6"] == "fd00::1"
+
+
+def test_what_is_excluded_is_told_and_a_range_that_is_full_is_none_where_another_has_room() -> None:
+    second = PodRange(IPv4Network("10.245.0.0/16"), 18, (IPv4Network("10.245.0.0/24"),))
+    closed = PodRange(IPv4Network("10.246.0.0/16"), 18, (IPv4Network("10.246.0.0/16"),))
+    full, open_, shut = replace(REPORT.ranges[0], free=0), Count(second, (), 0, 9, 0), Count(closed, (), 0, 0, 0)
+    gateways = tuple(map(IPv4Interface, ("10.244.0.1/16", "10.245.0.1/16")))
+    report = replace(REPORT, ranges=[full, open_, shut], gateways=gateways)
+    assert ipam_status(report) == "ready"
+    assert ipam_status(replace(report, ranges=[full, shut])) == "waiting for IP(s) to become available"
+    assert [part.splitlines()[1] for part in ipam(report).split("\n\n")][1:] == [
+        "excluded: 10.245.0.0/24", "excluded: all of it",
+    ]  # fmt: skip
+    assert "Gateway: 10.244.0.1 10.245.0.1" in summary(report)
+    body = json.loads(report.to_json())
+    assert body["node"]["gateways"] == ["10.244.0.1/16", "10.245.0.1/16"]
+    assert [item["excluded"] for item in body["ipam"]["ranges"]] == [[], ["10.245.0.0/24"], ["10.246.0.0/16"]]
+    assert "gateways" not in json.loads(REPORT.to_json())["node"]
 
 
 def test_the_form_of_weave_status_peers() -> None:
