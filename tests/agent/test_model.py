@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.members import Member
+from tests.members import Member, UnreliableStore
 from tests.store.engines import ENGINES
 from weft.agent import blocks as blocks_module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster, ClusterError
 from weft.agent.journal import Attachment, State
 from weft.agent.range_changes import change_ranges
+from weft.ipam.agreement import without_range
 from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.ipam.shares import RangeExhausted
@@ -32,7 +33,7 @@ from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Conflict, StoreUnavailable, open_store
 
 #: Blocks of eight addresses, a few of each range, so that three nodes come to the end of them.
-FIRST, SECOND, SIX, SECOND_SIX = "10.9.0.0/27", "10.9.1.0/27", "fd00:9::/122", "fd00:9:1::/124"
+FIRST, SECOND, SIX, SECOND_SIX = "10.9.0.0/28", "10.9.1.0/27", "fd00:9::/124", "fd00:9:1::/123"
 #: What nodes are told, settings of before beside those of after.
 SETTINGS = tuple(
     parse_ranges(text, "29,125")
@@ -55,8 +56,8 @@ CALLS_UNTIL_IT_HEARS = 6
 #: What pods ask for: nothing, an address, any out of a part of the range.
 requests: st.SearchStrategy[AddressRequest] = st.one_of(
     st.just({}),
-    st.integers(1, 30).map(lambda last: {4: Wanted("a pod", IPv4Address(f"10.9.0.{last}"))}),
-    st.sampled_from([*RANGES[0].network.subnets(new_prefix=28), IPv4Network("10.9.0.20/30")]).map(
+    st.integers(1, 14).map(lambda last: {4: Wanted("a pod", IPv4Address(f"10.9.0.{last}"))}),
+    st.sampled_from([*RANGES[0].network.subnets(new_prefix=29), IPv4Network("10.9.0.4/30")]).map(
         lambda part: {4: Wanted("a pod", within=(part,))}
     ),
 )
@@ -94,6 +95,8 @@ class ClusterMachine(RuleBasedStateMachine):
         self.ghosts: dict[str, Pod] = {}
         #: What somebody saw of a removed node and is about to delete: keys and revisions.
         self.about_to_delete: list[tuple[str, int]] = []
+        #: The range that somebody is about to remove.
+        self.about_to_remove = ""
         self.clock = 0.0
         self.number = 0
 
@@ -235,17 +238,23 @@ class ClusterMachine(RuleBasedStateMachine):
                 ("add", f"{SECOND}=29"), ("add", f"{SECOND_SIX}=125"),
                 ("add", f"{FIRST}=29"), ("add", f"{SIX}=125"),
                 ("remove", FIRST), ("remove", SECOND), ("remove", SIX), ("remove", SECOND_SIX),
-                ("exclude", FIRST), ("exclude", SECOND), ("exclude", SIX), ("exclude", "10.9.0.9-10.9.0.20"),
+                ("exclude", FIRST), ("exclude", SECOND), ("exclude", SIX), ("exclude", "10.9.0.9-10.9.0.12"),
                 ("include", FIRST), ("include", SECOND), ("include", SIX),
             ]
-        )
+        ),
+        cut=st.none() | cuts,
     )  # fmt: skip
-    def change_ranges(self, change: tuple[str, str]) -> None:
+    def change_ranges(self, change: tuple[str, str], cut: tuple[int, bool] | None) -> None:
         """By the operator: what cannot be done changes nothing."""
         before = self.operator.ranges()
         owned = set(self.operator.view().owners)
+        wire = UnreliableStore(self.store)
+        if cut is not None:
+            wire.calls_left, wire.lose_answer = cut
         try:
-            change_ranges(self.operator, *change)
+            change_ranges(Cluster(wire), *change)
+        except StoreUnavailable:
+            return
         except (ClusterError, ValueError):
             assert self.operator.ranges() == before
             return
@@ -253,6 +262,21 @@ class ClusterMachine(RuleBasedStateMachine):
         assert agreed is not None
         if change[0] == "remove":
             assert not any(block.network_address in ip_network(change[1]) for block in owned)
+
+    @rule(network=st.sampled_from([FIRST, SECOND, SIX, SECOND_SIX]))
+    def see_a_range_that_nobody_uses(self, network: str) -> None:
+        """The first half of its removal, by somebody who is slow."""
+        agreed, owners = self.operator.ranges(), self.operator.view().owners
+        if agreed and not any(block.network_address in ip_network(network) for block in owners):
+            self.about_to_remove = network
+
+    @rule()
+    def remove_the_range_that_was_seen(self) -> None:
+        """The second half, whatever was claimed meanwhile."""
+        if self.about_to_remove:
+            network, self.about_to_remove = ip_network(self.about_to_remove), ""
+            with suppress(ClusterError):
+                self.operator.change_ranges(lambda present: without_range(present, network, []))
 
     # pods
 

@@ -156,26 +156,37 @@ class Blocks:
             pool.add_block(block, self._journal.released())
 
     def keep_one_spare(self) -> None:
-        """Claim a spare block per family where there is none; give back what was too much for a while."""
+        """Claim a spare block per family where there is none; give back what was too much for a while.
+
+        Raises StoreError, and RangeExhausted when all families were looked at.
+        """
         if self._suspended:
             return
+        exhausted = []
         for version in self._pools.versions:
-            family = self._pools.family(version)
-            for pool in family:
-                self._let_go_of_gateway(pool)
-            with self._lock:
-                empty = [(pool, block) for pool in family for block in pool.empty_blocks]
-                useless = [
-                    (pool, block) for pool in family for block in pool.unused_blocks if (pool, block) not in empty
-                ]
-            for pool, block in useless:
+            try:
+                self._keep_one_spare(version)
+            except shares.RangeExhausted as error:
+                exhausted.append(str(error))
+        if exhausted:
+            raise shares.RangeExhausted("; ".join(exhausted))
+
+    def _keep_one_spare(self, version: int) -> None:
+        family = self._pools.family(version)
+        for pool in family:
+            self._let_go_of_gateway(pool)
+        with self._lock:
+            empty = [(pool, block) for pool in family for block in pool.empty_blocks]
+            unused = [(pool, block) for pool in family for block in pool.unused_blocks]
+        for pool, block in unused:
+            if (pool, block) not in empty:  # nothing of it may be given out
                 self._give_back(pool, block)
-            if not empty and self._pools.is_open(version):
-                with self._claiming.held(), self._claiming.asking():
-                    self._add_block(version)
-            if self._unneeded(version, len(empty) > 1):
-                for pool, block in empty[1:]:
-                    self._give_back(pool, block)
+        if self._unneeded(version, len(empty) > 1):
+            for pool, block in empty[1:]:
+                self._give_back(pool, block)
+        if not empty and self._pools.is_open(version):
+            with self._claiming.held(), self._claiming.asking():
+                self._add_block(version)
 
     def _let_go_of_gateway(self, pool: Pool) -> None:
         """Where no pod was in a range for a while, the bridge needs no address of it, unless peers know that."""

@@ -1,7 +1,7 @@
 """Which blocks are a node's own when it starts: what the cluster says, held against what the node remembers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from weft.agent.cluster import Cluster, View
 from weft.agent.journal import Journal
@@ -19,7 +19,8 @@ def taken_up(
     ``affirm``: this node had no record, so others may be about to give its blocks back; each is changed first.
 
     What it remembers and nobody owns (it was removed from the cluster) is claimed again where pods are in it; what
-    is another node's now is dropped from the journal. Raises ClusterError, StoreError.
+    is another node's now is dropped from the journal, what is of no range is given back. Raises ClusterError,
+    StoreError.
     """
     remembered = _remembered(journal, ranges)
     found = holdings(node, list(remembered), view.owners)
@@ -36,12 +37,27 @@ def taken_up(
         else:
             _log.warning("block %s had no owner any more and is claimed again", block)
             claimed_at[block] = revision
+    for block in _strays(journal, ranges, claimed_at):
+        _log.warning("block %s is of no range any more and given back", block)
+        journal.drop_block(block)
+        cluster.give_back(block, node)
+        del claimed_at[block]
     return claimed_at
 
 
 def addresses_of_pods(journal: Journal) -> set[IPAddress]:
     """What the journal's attachments have."""
     return {address for attachment in journal.attachments() for address in attachment.addresses}
+
+
+def _strays(journal: Journal, ranges: Sequence[PodRange], own: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """Blocks that were claimed while their range was removed. Of a journal that was lost nothing is known."""
+    held = addresses_of_pods(journal)
+    return [
+        block
+        for block in set(own).intersection(journal.blocks())
+        if not any(pods.holds(block) for pods in ranges) and not any(address in block for address in held)
+    ]
 
 
 def _remembered(journal: Journal, ranges: Sequence[PodRange]) -> dict[IPNetwork, bool]:
