@@ -1,6 +1,7 @@
 """Real agents on a wire: attach, reach, restart, refuse."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -267,6 +268,31 @@ def test_a_del_without_an_agent_is_done_by_the_next(nodes: list[Node]) -> None:
         assert first.report()["ipam"]["attachments"] == 0
         assert eventually(lambda: "eth0" not in links(a))
         assert not list((first.folder / "state" / "deletions").iterdir())
+
+
+def test_a_clock_that_is_set_hinders_no_deferred_del_and_harms_nobody(nodes: list[Node]) -> None:
+    """A DEL that lies there was after what is attached, whatever the times of the two are."""
+    first, _ = nodes
+    deletions = first.folder / "state" / "deletions"
+    with pod() as a:
+        first.add("a", str(path(a)))
+        first.kill()
+        first.delete("a", str(path(a)))
+        (deferred,) = deletions.iterdir()
+        os.utime(deferred, (1, 1))
+        first.start()
+        assert first.report()["ipam"]["attachments"] == 0
+        # One that an agent did not hear of although it runs, of a container that is started again.
+        first.add("a", str(path(a)))
+        assert first.agent is not None
+        first.agent.send_signal(signal.SIGSTOP)
+        first.delete("a", str(path(a)), environment={"WEFT_DEADLINE": "1"})
+        first.agent.send_signal(signal.SIGCONT)
+        (deferred,) = deletions.iterdir()
+        os.utime(deferred, (1 << 32, 1 << 32))
+        again = first.add("a", str(path(a)))
+        assert not list(deletions.iterdir())
+        assert not eventually(lambda: not reaches(first.namespace, address_of(again)), 6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
-from weft.agent import deletions, leases
+from weft.agent import leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
@@ -147,8 +147,8 @@ class Agent:
         asked = PodRequests(lambda: self._addresses.ranges, self._journal, self._objects)
         requests = asked if settings.annotations else requested_by_runtime
         attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
-        self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)})
-        self._server = LauncherServer(settings.cni_socket, self._dispatcher, self._delete)
+        self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)}, settings.deletions)
+        self._server = LauncherServer(settings.cni_socket, self._dispatcher, self._undo)
         self._pods = open_node_pods(settings.store, name)
         self._collector = Collector(
             self._journal,
@@ -323,16 +323,17 @@ class Agent:
             self._replay_deletions()
 
     def _replay_deletions(self) -> None:
-        if done := deletions.replay(self._settings.deletions, self._delete):
+        if done := self._dispatcher.deletions.replay():
             _log.info("%d deferred DELs done", done)
 
-    def _delete(self, request: Request, written: float) -> None:
+    def _undo(self, request: Request, made: float) -> None:
+        """Delete what nobody waits for any more; ``made`` is when its ADD was done, in seconds since the epoch."""
         key = (request.environment.get("CNI_CONTAINERID", ""), request.environment.get("CNI_IFNAME", ""))
         # An ADD that nobody waits for any more may be under way.
         with self._dispatcher.turns.turn(key):
             known = self._attachments.find(*key)
-            if known is not None and known.created > written:
-                return  # the container was added again after this DEL
+            if known is not None and known.created > made:
+                return  # the container was added again
             self._dispatcher.run(request)
 
     def _report(self) -> Report:

@@ -2,63 +2,27 @@
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from weft.agent.deletions import Deletions
+from weft.agent.turns import Key, Turns
 from weft.agent.wire import Request
 from weft.cni import CniError, ErrorCode, serving
 from weft.kernel.namespace import NetworkNamespace
 from weft.plugins import Plugin, calls, registry
 
-Key = tuple[str, str]
-
-
-class Turns:
-    """Requests for the same container and interface take turns; all others run side by side."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._turns: dict[Key, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def turn(self, key: Key) -> Iterator[None]:
-        """Wait for the key's turn and hold it."""
-        with self._line(key) as lock, lock:
-            yield
-
-    @contextmanager
-    def attempt(self, key: Key) -> Iterator[bool]:
-        """Hold the key's turn if nobody has it; whether it is held."""
-        with self._line(key) as lock:
-            mine = lock.acquire(blocking=False)
-            try:
-                yield mine
-            finally:
-                if mine:
-                    lock.release()
-
-    @contextmanager
-    def _line(self, key: Key) -> Iterator[threading.Lock]:
-        with self._lock:
-            lock, waiting = self._turns.get(key, (threading.Lock(), 0))
-            self._turns[key] = (lock, waiting + 1)
-        try:
-            yield lock
-        finally:
-            with self._lock:
-                lock, waiting = self._turns.pop(key)
-                if waiting > 1:
-                    self._turns[key] = (lock, waiting - 1)
-
 
 class Dispatcher:
     """Runs requests by the plugins of the registry and those that only the agent has."""
 
-    def __init__(self, own: Mapping[str, Plugin]) -> None:
-        """``own`` are the agent's, by name. ``turns`` are held by ``__call__`` only."""
+    def __init__(self, own: Mapping[str, Plugin], deletions: Path) -> None:
+        """``own`` are the agent's, by name; ``deletions`` is where the launcher leaves DELs. ``turns`` are held by
+        ``__call__`` only."""
         self._own = own
         self.turns = Turns()
+        self.deletions = Deletions(deletions, self.run, self.turns)
 
     def find(self, name: str) -> Plugin | None:
         """``weft.plugins.Lookup`` of this agent."""
@@ -76,10 +40,17 @@ class Dispatcher:
                     request.configuration,
                     sandbox.namespace,
                     self.find,
-                    self.turns.turn(key),
+                    self._turn(key, adding=environment.get("CNI_COMMAND") == "ADD"),
                 )
         except CniError as error:
             return 1, error.to_json()
+
+    @contextmanager
+    def _turn(self, key: Key, *, adding: bool) -> Iterator[None]:
+        with self.turns.turn(key):
+            if adding:
+                self.deletions.settle(key)
+            yield
 
     def run(self, request: Request) -> None:
         """Run one request without an answer; its turn is the caller's to take. Raises CniError."""

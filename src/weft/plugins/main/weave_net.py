@@ -139,7 +139,11 @@ class WeaveNet(Generic[Reserved]):
         book, ifname, pod_end = self._book, request.invocation.ifname, PodEnd.of(assigned)
         # The socket belongs to the pod's namespace for life; the thread is back home at once.
         with RouteSocket.open_in(namespace) as pod:
-            self._make_pair(self._host_messages(namespace, ifname, settings, host_interface, pod_end), ifname)
+            self._make_pair(
+                self._pair_messages(namespace, ifname, settings, host_interface, pod_end),
+                self._neighbour_messages(pod_end),
+                ifname,
+            )
             index = links.find_index(pod, ifname)
             if pod_end.ipv6:
                 with namespace.entered():
@@ -161,33 +165,39 @@ class WeaveNet(Generic[Reserved]):
             announce.unsolicited_advertisement(book.packets, book.bridge.name, pod_end.link_address, address)
         return host_link, pod_end.link_address.hex(":")
 
-    def _host_messages(
+    def _pair_messages(
         self, namespace: NetworkNamespace, ifname: str, settings: Settings, host_interface: str, pod: PodEnd
     ) -> list[Message]:
-        """The pair, its host end on the bridge and up, and what the node itself must know of the pod."""
-        bridge = self._book.bridge
-        messages = [
+        """The pair, its host end on the bridge and up."""
+        return [
             links.create_veth(
                 name=host_interface,
                 peer_name=ifname,
                 peer_namespace_fd=namespace.fd,
                 mtu=settings.mtu,
-                master=bridge.index,
+                master=self._book.bridge.index,
                 peer_address=pod.link_address,
             ),
             # The host end carries pods' frames only: no IPv6 link-local address of its own.
             links.set_bridge_port(name=host_interface, hairpin=settings.hairpin, link_local=False),
         ]
-        # The node hears no announcement that it sends itself.
-        return messages + [
+
+    def _neighbour_messages(self, pod: PodEnd) -> list[Message]:
+        """What the node itself must know of the pod: it hears no announcement that it sends itself."""
+        bridge = self._book.bridge
+        return [
             neighbours.replace_neighbour(bridge.index, address, pod.link_address, state=neighbours.STALE)
             for address in pod.addresses
             if any(address in own.network for own in bridge.addresses)
         ]
 
-    def _make_pair(self, messages: list[Message], ifname: str) -> None:
+    def _make_pair(self, pair: list[Message], known: list[Message], ifname: str) -> None:
         for attempt in (1, 2):
-            refused = next(filter(None, self._book.host.attempt(messages)), None)
+            errors = self._book.host.attempt([*pair, *known])
+            # The kernel's table of neighbours, one for all namespaces, may be full of what pods asked for. The node
+            # asks for what is not in it.
+            full = [error for error in errors[len(pair) :] if error and error.errno == errno.ENOBUFS]
+            refused = next((error for error in errors if error and error not in full), None)
             if refused is None:
                 return
             # A DEL that has answered may not have deleted yet what has the same name.
