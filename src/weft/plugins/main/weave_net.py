@@ -194,8 +194,8 @@ class WeaveNet(Generic[Reserved]):
     def _make_pair(self, pair: list[Message], known: list[Message], ifname: str) -> None:
         for attempt in (1, 2):
             errors = self._book.host.attempt([*pair, *known])
-            # The kernel's table of neighbours, one for all namespaces, may be full of what pods asked for. The node
-            # asks for what is not in it.
+            # The kernel's table of neighbours, which all namespaces share, may be full of what pods asked for.
+            # The node can do without the entry.
             full = [error for error in errors[len(pair) :] if error and error.errno == errno.ENOBUFS]
             refused = next((error for error in errors if error and error not in full), None)
             if refused is None:
