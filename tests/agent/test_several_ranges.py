@@ -22,7 +22,7 @@ OPTIONS = ("--range", RANGES, "--block-size", "29,125", "--exclude", EXCLUDED)
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
     """Two nodes: one with room for one pod in the first ranges, and one that came too late for any of them."""
     folder = tmp_path_factory.mktemp("several")
     with cluster(folder, ("controlplane", "node01"), *OPTIONS) as made:
@@ -32,6 +32,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
         second.start()
         assert all(eventually(lambda node=node: node.report()["peers"]) for node in made)
         yield made
+
+
+@pytest.fixture
+def nodes(started: list[Node]) -> list[Node]:
+    """With what the test before has deleted gone: an address is free when its interface is."""
+    for node in started:
+        assert eventually(lambda node=node: node.report()["ipam"]["attachments"] == 0)
+    assert eventually(lambda: ranges(started[0])[0]["free"] == 1)
+    return started
 
 
 def ranges(node: Node) -> Any:
