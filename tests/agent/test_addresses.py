@@ -14,6 +14,7 @@ from tests.members import Member
 from weft.agent import blocks as module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
 from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.ipam.agreement import without_range
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Store, open_store
@@ -384,3 +385,26 @@ def test_a_node_serves_the_pods_of_an_excluded_range_where_no_other_has_a_block(
     assert [item.address for item in again.journal.attachments()] == [kept.address]
     with pytest.raises(AddressesExhausted, match="10.244.0.0/28 is excluded; all 2 blocks of 10.245.0.0/28"):
         again.addresses.take()
+
+
+@pytest.mark.parametrize("with_pod", [True, False])
+def test_a_range_that_was_removed_while_a_block_of_it_was_claimed(site: Site, with_pod: bool) -> None:
+    """With a pod in it the range comes back; without, its block goes back."""
+    ranges = parse_ranges("10.244.0.0/28,10.245.0.0/24")
+    node = site.node("a", *ranges)
+    held = [node.add(f"c{number}") for number in range(14)]
+    last = held[-1]
+    assert str(last.address).startswith("10.245.")
+    if not with_pod:
+        node.delete(last)
+    # By somebody who looked for owners before there was one.
+    site.cluster.change_ranges(lambda present: without_range(present, ranges[1].network, []))
+    node.hear()
+    assert node.enrolment.outdated == "the cluster's range is 10.244.0.0/28 now"
+    again = site.node("a", *ranges)
+    agreed = site.cluster.ranges()
+    assert agreed is not None
+    assert again.addresses.ranges == agreed.ranges == (ranges if with_pod else ranges[:1])
+    assert set(site.cluster.view().blocks_of("a")) == set(again.addresses.blocks())
+    kept = {item.address for item in again.journal.attachments()}
+    assert kept == {item.address for item in held[: 14 if with_pod else 13]}

@@ -237,7 +237,7 @@ def test_nat_between_pods_is_found_and_named(lab: Lab) -> None:
         "add rule ip nat post oifname vxlan-6784 masquerade",
     )  # fmt: skip
     said = lab.weft("check", status=1)
-    assert "web-1 → web-2: TCP: NAT, the receiver saw 172.25.1.2 instead of 10.32.0.2" in said
+    assert "web-1 → web-2: TCP: NAT, the receiver saw 10.32.0.1 instead of 10.32.0.2" in said
     assert "✓ every pod reaches every pod on its node" not in said
     assert "✗ every pod reaches every pod on other nodes without NAT" in said
 
