@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 from weft.lab import network
-from weft.lab.node import Supervisor
 from weft.lab.state import LabState, Process
+from weft.lab.supervisor import Supervisor
 from weft.lab.topology import underlay_namespace
 
 #: Settings of an agent or a plugin in the caller's environment are not meant for the lab.

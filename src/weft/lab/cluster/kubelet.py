@@ -20,7 +20,7 @@ from weft.kubernetes import ApiError, Change, Client, ConfigurationError, Ended,
 from weft.lab.cluster import containers
 from weft.lab.cluster.manifests import CONTAINER_ID, now, ready_condition
 from weft.lab.cluster.pod_worker import Host, PodWorker
-from weft.lab.node import Supervisor
+from weft.lab.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
