@@ -15,11 +15,11 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import cast
 
-from weft.agent.cluster import View
 from weft.agent.dataplane import Dataplane, find_underlay
 from weft.agent.enrolment import Enrolment
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
+from weft.agent.view import View
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
 from weft.store import Entry, Event

@@ -11,10 +11,12 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from weft.agent.addresses import Addresses
-from weft.agent.cluster import Cluster, NodeRecord, View
+from weft.agent.cluster import Cluster
 from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
+from weft.agent.records import NodeRecord
+from weft.agent.view import View
 from weft.fabric.plan import derived_link_address
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 from weft.store import Conflict, Entry, Event, KeyExists, Listing

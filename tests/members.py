@@ -7,11 +7,12 @@ from typing import TypeVar
 
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import by_family
-from weft.agent.cluster import Cluster, NodeRecord
+from weft.agent.cluster import Cluster
 from weft.agent.enrolment import Enrolment
 from weft.agent.journal import Attachment, Journal, State
 from weft.agent.live_view import LiveView
 from weft.agent.reclaim import Reclaimer
+from weft.agent.records import NodeRecord
 from weft.ipam.ranges import PodRange
 from weft.ipam.shares import Init
 from weft.plugins.main.weave_requests import AddressRequest

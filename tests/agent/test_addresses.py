@@ -13,7 +13,8 @@ import pytest
 from tests.members import Member
 from weft.agent import blocks as module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.agent.cluster import Cluster
+from weft.agent.records import ClusterError, NodeRecord
 from weft.ipam.agreement import without_range
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.plugins.main.weave_requests import AddressRequest, Wanted

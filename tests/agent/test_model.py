@@ -22,9 +22,10 @@ from tests.members import Member, UnreliableStore
 from tests.store.engines import ENGINES
 from weft.agent import blocks as blocks_module
 from weft.agent.addresses import AddressesExhausted, AddressRefused, AddressTaken
-from weft.agent.cluster import Cluster, ClusterError
+from weft.agent.cluster import Cluster
 from weft.agent.journal import Attachment, State
 from weft.agent.range_changes import change_ranges
+from weft.agent.records import ClusterError
 from weft.ipam.agreement import without_range
 from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import PodRange, parse_ranges

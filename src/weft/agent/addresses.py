@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from weft.agent.blocks import Blocks
 from weft.agent.claims import BlockTaken, claim_this
-from weft.agent.cluster import ClusterError
+from weft.agent.records import ClusterError
 from weft.ipam import shares
 from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, common, listed

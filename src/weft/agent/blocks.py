@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 
 from weft.agent.claims import claim_of_first
-from weft.agent.cluster import Cluster, NodeRecord, View
+from weft.agent.cluster import Cluster
 from weft.agent.gateways import Gateways
 from weft.agent.journal import Attachment, Journal
 from weft.agent.live_view import LiveView
+from weft.agent.records import NodeRecord
 from weft.agent.store_turn import StoreTurn
 from weft.agent.taking_up import addresses_of_pods, taken_up
+from weft.agent.view import View
 from weft.ipam import shares
 from weft.ipam.claimed import ClaimedBlocks
 from weft.ipam.pool import AddressInUse, Pool

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from weft.agent import leases
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.agent.cluster import Cluster
 from weft.agent.cni_configuration import CONFIG_FILE, write_configuration
 from weft.agent.collector import Collector
 from weft.agent.dataplane import (
@@ -34,6 +34,7 @@ from weft.agent.preconditions import only_one, overlap, require_namespaces
 from weft.agent.range_changes import change_ranges
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
+from weft.agent.records import ClusterError, NodeRecord
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
 from weft.agent.requests import open_objects
 from weft.agent.requests.pods import PodRequests

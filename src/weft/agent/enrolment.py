@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from weft.agent.addresses import Addresses
-from weft.agent.cluster import Cluster, ClusterError, NodeRecord
+from weft.agent.cluster import Cluster
 from weft.agent.journal import Journal
 from weft.agent.live_view import LiveView
 from weft.agent.range_record import decoded_fact, encoded
+from weft.agent.records import ClusterError, NodeRecord
 from weft.agent.taking_up import addresses_of_pods
 from weft.ipam.agreement import Agreement, Disagreement, settled, with_ranges
 from weft.ipam.ownership import turn

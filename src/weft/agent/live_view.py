@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from weft.agent.cluster import NodeRecord, View
+from weft.agent.records import NodeRecord
+from weft.agent.view import View
 from weft.fabric.plan import Peer
 from weft.ipam.agreement import Agreement
 from weft.ipam.claimed import ClaimedBlocks

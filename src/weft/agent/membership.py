@@ -4,10 +4,11 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from weft.agent.cluster import Cluster, ClusterError, is_about_ranges
+from weft.agent.cluster import Cluster
 from weft.agent.dataplane import Dataplane
 from weft.agent.enrolment import Enrolment
 from weft.agent.live_view import LiveView
+from weft.agent.records import ClusterError, is_about_ranges
 from weft.fabric import weave
 from weft.fabric.plan import Forwarding, IPNetwork, Node, Peer
 from weft.store import Compacted, StoreError

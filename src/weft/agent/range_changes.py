@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from weft.agent.cluster import Cluster, ClusterError, View
+from weft.agent.cluster import Cluster
+from weft.agent.records import ClusterError
+from weft.agent.view import View
 from weft.ipam.agreement import Agreement, with_excluded, with_included, with_ranges, without_range
 from weft.ipam.ranges import (
     IPNetwork,

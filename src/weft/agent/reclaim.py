@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 
-from weft.agent.cluster import UNKNOWN_OWNER, Cluster, ClusterError
+from weft.agent.cluster import Cluster
 from weft.agent.live_view import LiveView
+from weft.agent.records import UNKNOWN_OWNER, ClusterError
 from weft.ipam.ownership import turn
 from weft.store import StoreError
 

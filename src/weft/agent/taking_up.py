@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable, Sequence
 
-from weft.agent.cluster import Cluster, View
+from weft.agent.cluster import Cluster
 from weft.agent.journal import Journal
+from weft.agent.view import View
 from weft.ipam.ownership import holdings
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
 

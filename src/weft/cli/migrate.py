@@ -23,9 +23,9 @@ def command(dry_run: bool, output: str | None, **options: str | None) -> None:
     """
     settings = settings_or_exit(options, "weft migrate")
     from weft.agent import migration  # noqa: PLC0415
-    from weft.agent.cluster import ClusterError  # noqa: PLC0415
     from weft.agent.dataplane import UnderlayError  # noqa: PLC0415
     from weft.agent.journal import JournalError  # noqa: PLC0415
+    from weft.agent.records import ClusterError  # noqa: PLC0415
     from weft.agent.settings import SettingsError  # noqa: PLC0415
     from weft.agent.takeover.planner import Refusal  # noqa: PLC0415
     from weft.agent.takeover.takeover import TakeoverRefused  # noqa: PLC0415

@@ -57,8 +57,9 @@ def ask_agent(run_dir: str, method: str, page: str, timeout: float = 60) -> str:
 
 def on_store(url: str, act: "Callable[[Cluster], str]") -> str:
     """What comes of it on the store itself. Raises Refused."""
-    from weft.agent.cluster import Cluster, ClusterError  # noqa: PLC0415
+    from weft.agent.cluster import Cluster  # noqa: PLC0415
     from weft.agent.reclaim import NoSuchPeer  # noqa: PLC0415
+    from weft.agent.records import ClusterError  # noqa: PLC0415
     from weft.store import StoreError, open_store  # noqa: PLC0415
 
     try:

@@ -12,7 +12,8 @@ from tests.agent.storm.ledger import Ledger
 from tests.agent.storm.network import Network
 from tests.namespaces import ip
 from tests.nodes import Node
-from weft.agent.cluster import Cluster, View
+from weft.agent.cluster import Cluster
+from weft.agent.view import View
 from weft.ipam.ranges import IPNetwork, PodRange
 from weft.plugins.main.weave_net import HOST_PREFIX
 from weft.store import open_store

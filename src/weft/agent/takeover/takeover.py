@@ -15,12 +15,13 @@ from ipaddress import ip_network
 import msgspec
 
 from weft.agent.attachments import ADOPTED
-from weft.agent.cluster import Cluster, View
+from weft.agent.cluster import Cluster
 from weft.agent.journal import Journal, State
 from weft.agent.settings import Settings
 from weft.agent.takeover import carrying_out, looking
 from weft.agent.takeover.foreign import ForeignAddresses
 from weft.agent.takeover.planner import Plan, Refusal, Situation, plan
+from weft.agent.view import View
 from weft.fabric import weave
 from weft.ipam.ranges import IPNetwork
 from weft.kernel import announce
