@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -64,11 +65,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 [grpc]
   address = "{folder}/containerd.sock"
 """
-#: Lays the test's folders over those that ctr has built in.
+#: Lays the test's folders over those that ctr and containerd have built in.
 _ENTER = """\
 mount --make-rprivate /
-mkdir -p /etc/cni /opt/cni /var/lib/cni
-for each in etc opt var/lib; do mount --bind {folder}/$each/cni /$each/cni; done
+mkdir -p /etc/cni /opt/cni /var/lib/cni /run/containerd
+for each in etc/cni opt/cni var/lib/cni run/containerd; do mount --bind {folder}/$each /$each; done
 exec "$@"
 """
 
@@ -80,6 +81,8 @@ class Containers:
     namespace: str
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: containerd's namespace: cgroups are named after it and the container, and are the whole machine's.
+    space: str = field(default_factory=lambda: f"weft-test-{uuid4().hex[:10]}")
 
     def enter(self, *command: str, check: bool = True, **environment: str) -> str:
         """Run a command on the host, as an administrator would; what it printed."""
@@ -92,7 +95,7 @@ class Containers:
         return done.stdout
 
     def ctr(self, *words: str, check: bool = True) -> str:
-        return self.enter("ctr", "-a", f"{self.folder}/containerd.sock", *words, check=check)
+        return self.enter("ctr", "-a", f"{self.folder}/containerd.sock", "-n", self.space, *words, check=check)
 
     def weft(self, *words: str) -> str:
         return self.enter(sys.executable, "-m", "weft", "cni", *words)
@@ -110,7 +113,7 @@ class Containers:
 
     def address(self, name: str) -> str:
         """The container's address, as containerd's library keeps it."""
-        kept = self.folder / "var/lib/cni/results" / f"web-default-{name}-eth0"
+        kept = self.folder / "var/lib/cni/results" / f"web-{self.space}-{name}-eth0"
         address: str = json.loads(kept.read_bytes())["result"]["ips"][0]["address"]
         return address.partition("/")[0]
 
@@ -140,7 +143,8 @@ def containers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         host = Containers(namespace, folder, environment)
         with (folder / "containerd.log").open("ab") as log:
             daemon = subprocess.Popen(
-                ["nsenter", f"--net={path(namespace)}", "containerd", "-c", str(folder / "containerd.toml")],
+                ["nsenter", f"--net={path(namespace)}", *_folders_of(folder),
+                 "containerd", "-c", str(folder / "containerd.toml")],
                 stdout=log, stderr=log,
             )  # fmt: skip
         stack.callback(daemon.wait, 20)
@@ -164,6 +168,7 @@ def _prepare(folder: Path, *, without_agent: bool) -> None:
         "etc/cni/net.d",
         "opt/cni",
         "var/lib/cni",
+        "run/containerd",
         "rootfs/bin",
         "rootfs/www",
         "rootfs/proc",
@@ -230,7 +235,7 @@ def test_the_limit_is_felt(containers: Containers, direction: str) -> None:
 
 def test_weft_cni_knows_what_containerd_attached(containers: Containers) -> None:
     """CHECK by containerd's cache; a container that only ``weft cni`` deletes; and GC keeps what runs."""
-    named = ("web", f"/proc/{containers.pid('web-1')}/ns/net", "--container-id", "default-web-1")
+    named = ("web", f"/proc/{containers.pid('web-1')}/ns/net", "--container-id", f"{containers.space}-web-1")
     assert containers.weft("check", *named) == ""
     assert containers.weft("gc", "web") == ""
     assert containers.weft("check", *named) == ""
@@ -240,7 +245,8 @@ def test_weft_cni_knows_what_containerd_attached(containers: Containers) -> None
     try:
         assert "web-2" in containers.enter("iptables-save")
         pid = containers.pid("web-2")
-        assert containers.weft("del", "web", f"/proc/{pid}/ns/net", "--container-id", "default-web-2") == ""
+        named = ("web", f"/proc/{pid}/ns/net", "--container-id", f"{containers.space}-web-2")
+        assert containers.weft("del", *named) == ""
         links = subprocess.run(
             ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-o", "link"],
             capture_output=True,
@@ -252,5 +258,5 @@ def test_weft_cni_knows_what_containerd_attached(containers: Containers) -> None
         containers.end("web-2")
     assert "web-2" not in containers.enter("iptables-save")
     assert [file.name for file in (containers.folder / "var/lib/cni/results").iterdir()] == [
-        "web-default-web-1-eth0"
+        f"web-{containers.space}-web-1-eth0"
     ]

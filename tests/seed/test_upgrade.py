@@ -23,12 +23,14 @@ pytestmark = [
 
 #: Adds and deletes sandboxes as a runtime does, until standard input ends; then tells what came of it.
 _CHURN = """
-import json, select, subprocess, sys, time, uuid
+import json, os, select, subprocess, sys, time, uuid
 from pathlib import Path
 from weft.cni import Attachment, CniError, Runtime, load_directory
 network, runtime = load_directory(Path("/etc/cni/net.d"))[0][0], Runtime(["/opt/cni/bin"])
 done, errors, longest = 0, [], 0.0
 sandbox = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+while os.stat(f"/proc/{sandbox.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
+    time.sleep(0.01)
 print("ready", flush=True)
 try:
     while not select.select([sys.stdin], [], [], 0)[0]:

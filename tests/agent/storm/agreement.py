@@ -16,13 +16,16 @@ from weft.agent.cluster import Cluster
 from weft.agent.view import View
 from weft.ipam.ranges import IPNetwork, PodRange
 from weft.plugins.main.weave_net import HOST_PREFIX
-from weft.store import open_store
+from weft.store import StoreUnavailable, open_store
 
 
 def disagreements(network: Network, ledger: Ledger) -> list[str]:
     """What does not fit together now, in words; nothing where all do."""
-    with closing(open_store(network.url)) as store:
-        view = Cluster(store).view()
+    try:
+        with closing(open_store(network.url)) as store:
+            view = Cluster(store).view()
+    except StoreUnavailable as error:  # the members may still be electing
+        return [f"the store: {error}"]
     found = [*view.problems.values()]
     for node in network.nodes:
         if node.status() != 200:

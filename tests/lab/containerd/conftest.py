@@ -18,7 +18,7 @@ from tests.lab.test_lab import Lab, own_network
 from weft.agent.status import fetch
 from weft.lab import nodes, pods
 from weft.lab.runtimes.containerd import pod_config
-from weft.lab.runtimes.containerd.cri import Cri
+from weft.lab.runtimes.containerd.cri import Cri, CriError
 from weft.lab.runtimes.containerd.daemon import PODS, socket_of
 from weft.lab.state import LabState, read
 
@@ -180,5 +180,15 @@ class Node:
 
 
 def end_sandbox(cri: Cri, sandbox: str) -> None:
-    cri.stop_sandbox(sandbox)
-    cri.remove_sandbox(sandbox)
+    """As a kubelet does, which tries again where containerd was too busy to speak with a shim."""
+    for action in (cri.stop_sandbox, cri.remove_sandbox):
+        for _ in range(10):
+            try:
+                action(sandbox)
+                break
+            except CriError as error:
+                if "ttrpc: closed" not in str(error):
+                    raise
+                time.sleep(0.2)
+        else:
+            raise AssertionError(f"containerd cannot end sandbox {sandbox}")

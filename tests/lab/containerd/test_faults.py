@@ -100,8 +100,9 @@ def test_an_agent_that_is_killed_while_sandboxes_start(lab: Lab) -> None:
         started = [threads.submit(persistently, number) for number in range(8)]
         for _ in range(3):
             time.sleep(0.3)
-            os.kill(node.agent(), signal.SIGKILL)
-            until(lambda: bool(node.processes("weft agent --node-name")))
+            killed = node.agent()
+            os.kill(killed, signal.SIGKILL)
+            until(lambda killed=killed: bool(set(node.processes("weft agent --node-name")) - {killed}))  # type: ignore[misc]
         sandboxes = {done.result() for done in started}
     after = node.assert_all_agree()
     assert after.keys() - before.keys() == sandboxes
