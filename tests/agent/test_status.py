@@ -3,7 +3,9 @@
 import http.client
 import json
 import os
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +17,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.agent.test_agent import eventually
+from tests.namespaces import inside
+from tests.nodes import cluster
 from weft.agent.addresses import Count
 from weft.agent.report import PeerReport, Report, connections, ipam, ipam_status, peers, summary
 from weft.agent.status import StatusServer, fetch
@@ -235,6 +240,54 @@ def test_the_metrics_own_address_serves_nothing_else(tmp_path: Path) -> None:
             connection.close()
     finally:
         server.close()
+
+
+def test_a_client_that_does_not_wait_is_nothing_to_tell_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked, gone = threading.Event(), threading.Event()
+
+    def slow() -> Report:
+        asked.set()
+        assert gone.wait(30)
+        return REPORT
+
+    server = StatusServer(tmp_path / "status.sock", ("127.0.0.1", 0), slow, str)
+    server.start()
+    try:
+        host, port = server._servers[1].server_address[:2]
+        with socket.create_connection((str(host), int(port)), timeout=10) as connection:
+            connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            assert asked.wait(30)
+            # Closed with a reset, as what is written to it fails at once.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with caplog.at_level("DEBUG", "weft.agent.status"):
+            gone.set()
+            assert eventually(lambda: any("no answer to a client" in line for line in caplog.messages))
+    finally:
+        server.close()
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_start_asks_for_no_names(tmp_path: Path) -> None:
+    """A cluster's DNS is a pod that waits for this very agent."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
+    script = 'mount --bind resolv.conf /etc/resolv.conf && mount --bind hosts /etc/hosts && exec "$@"'
+    with cluster(tmp_path, ("controlplane",), "--metrics-address", "0.0.0.0:6782") as (node,):
+
+        def name_server() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.bind(("127.0.0.53", 53))
+            made.setblocking(False)
+            return made
+
+        node.entering = ("unshare", "--mount", "--", "sh", "-c", f"cd {tmp_path} && {script}", "sh")
+        with inside(node.namespace, name_server) as asked:
+            node.start()
+            with pytest.raises(BlockingIOError):
+                asked.recv(512)
 
 
 def test_no_thread_outlives_the_server(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -82,14 +83,27 @@ class StatusServer:
             server.server_close()
 
 
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class _Threads(socketserver.ThreadingMixIn):
     daemon_threads = True
     block_on_close = False
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            # A client that went away before its answer was ready.
+            _log.debug("%s: no answer to a client of the status API", error)
+        else:
+            _log.error("a request to the status API failed", exc_info=error)
 
-class _TcpServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+
+class _UnixServer(_Threads, socketserver.UnixStreamServer):
+    """For root."""
+
+
+class _TcpServer(_Threads, socketserver.TCPServer):
+    """Not ``http.server.HTTPServer``, which asks DNS for the host's name: a cluster's DNS is a pod that waits for
+    this agent, and nobody's answer takes 20 seconds."""
+
     # A restarted agent binds although connections of the last one linger.
     allow_reuse_address = True
 
