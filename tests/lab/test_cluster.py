@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.test_lab import Lab, own_network
+from weft.agent.status import fetch
 from weft.lab.state import read
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
@@ -72,6 +73,104 @@ def test_pods_come_and_go_in_the_api_too(lab: Lab) -> None:
     assert "No resources found" in lab.weft("kubectl", "get", "pods", "-n", "tools", "-l", "tier")
     lab.weft("rm", "shell")
     assert "No resources found" in lab.weft("kubectl", "get", "pods", "-n", "tools")
+
+
+def on_nodes(lab: Lab) -> dict[str, tuple[int, int, list[str]]]:
+    """By node: how many attachments its agent has, how many pairs its kernel, which pods have a namespace."""
+    state = read(lab.name)
+    assert state is not None
+    found = {}
+    for node in state.nodes:
+        report = json.loads(fetch(state.status_socket(node.name), "/report")[1])
+        prefix = f"{lab.name}-{node.name}-"
+        spaces = sorted(entry.name.removeprefix(prefix) for entry in Path("/run/netns").glob(f"{prefix}*"))
+        pairs = lab.execute(node.name, "ip", "-o", "link").count(": vethwepl")
+        found[node.name] = report["ipam"]["attachments"], pairs, spaces
+    return found
+
+
+def until_pods(lab: Lab, **wanted: list[str]) -> None:
+    """Wait until nodes have these pods and nothing of any other: what a DEL retires is deleted a moment later."""
+    until(lambda: {node: on_nodes(lab)[node] for node in wanted} == {
+        node: (len(names), len(names), names) for node, names in wanted.items()
+    })  # fmt: skip
+
+
+def test_a_pod_that_kubectl_deletes_is_gone_from_its_node(lab: Lab) -> None:
+    lab.weft("run", "one", "--node", "node01", "--port", "db=tcp/5432")
+    lab.weft("run", "two", "--node", "node01", "-n", "tools")
+    pods = {pod["name"]: pod for pod in lab.pods()}
+    until_pods(lab, node01=["one", "two", "web-2"])
+    assert lab.execute("web-1", "curl", "-s", f"{pods['one']['ip']}:5432").strip() == pods["web-1"]["ip"]
+    assert lab.weft("kubectl", "delete", "pod", "one").startswith('pod "one" deleted')
+    # It returns when all is done.
+    assert not Path(f"/run/netns/{lab.name}-node01-one").exists()
+    assert "one" not in {pod["name"] for pod in lab.pods()}
+    assert "NotFound" in lab.weft("kubectl", "get", "pod", "one", status=1)
+    until_pods(lab, node01=["two", "web-2"])
+    lab.weft("kubectl", "delete", "namespace", "tools")
+    until_pods(lab, node01=["web-2"])
+    assert "tools" not in lab.weft("kubectl", "get", "namespaces")
+    # By force the object goes first, and the sandbox after it.
+    lab.weft("run", "one", "--node", "node01")
+    lab.weft("kubectl", "delete", "pod", "one", "--force", "--grace-period=0")
+    until_pods(lab, node01=["web-2"])
+    until(lambda: "one" not in {pod["name"] for pod in lab.pods()})
+    assert "2 of 2 pairs" in lab.weft("check")
+
+
+def test_pods_that_kubectl_makes_are_the_labs(lab: Lab, tmp_path: Path) -> None:
+    said = lab.weft("kubectl", "run", "db", "--image=postgres", "--labels=app=db", "--port=5432")
+    assert "Warning: a lab's pods all run the lab's own program" in said and "pod/db created" in said
+    lab.weft("kubectl", "wait", "--for=condition=Ready", "pod/db", "--timeout=60s")
+    assert rows(lab, "get", "pods", "-l", "app=db", "--show-labels")[0][1:3] == ["1/1", "Running"]
+    db = next(pod for pod in lab.pods() if pod["name"] == "db")
+    web = next(pod for pod in lab.pods() if pod["name"] == "web-1")
+    assert lab.execute("web-1", "curl", "-s", f"http://{db['ip']}:5432/").strip() == web["ip"]
+    lab.weft("kubectl", "label", "pod", "db", "tier=back")
+    assert next(pod for pod in lab.pods() if pod["name"] == "db")["labels"] == {"app": "db", "tier": "back"}
+    assert "6 of 6 pairs" in lab.weft("check")
+    said = lab.weft("kubectl", "run", "db", "--image=x", "-n", "kube-public", status=1)
+    assert "one pod of a name, and this one is in namespace default already" in said
+    lab.weft("rm", "db")
+    assert "NotFound" in lab.weft("kubectl", "get", "pod", "db", status=1)
+
+    # A DaemonSet of a network of its own, too: each of its pods is made anew until it goes.
+    template = {
+        "metadata": {"labels": {"app": "probe"}},
+        "spec": {"containers": [{"name": "probe", "image": "x"}]},
+    }
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    spec = {"selector": {"matchLabels": {"app": "probe"}}, "template": template, "updateStrategy": rolling}
+    item = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "probe"}, "spec": spec}
+    path = tmp_path / "probe.json"
+    path.write_text(json.dumps(item))
+    assert "daemonset.apps/probe created" in lab.weft("apply", "-f", str(path))
+    first, second = sorted(row[0] for row in rows(lab, "get", "pods", "-l", "app=probe"))
+    lab.weft("kubectl", "delete", "pod", first)
+    lab.weft("kubectl", "rollout", "status", "daemonset/probe", "--timeout=60s")
+    names = {row[0] for row in rows(lab, "get", "pods", "-l", "app=probe")}
+    assert len(names) == 2 and second in names and first not in names
+    assert "12 of 12 pairs" in lab.weft("check")
+    assert "daemonset.apps/probe deleted" in lab.weft("delete", "-f", str(path))
+    until_pods(lab, controlplane=["web-1"], node01=["web-2"])
+
+
+def test_a_pod_of_a_node_that_is_down_ends_when_it_is_back(lab: Lab) -> None:
+    up = ("up", "--store", "kubernetes", "--pods-per-node", "1")
+    lab.weft("run", "one", "--node", "node01")
+    state = read(lab.name)
+    assert state is not None and state.node("node01").process is not None
+    os.kill(state.node("node01").process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    lab.weft("kubectl", "delete", "pod", "one", "--wait=false")
+    until(lambda: "node node01 is down" in lab.weft("kubectl", "describe", "pod", "one"))
+    (row,) = rows(lab, "get", "pod", "one")
+    assert row[2] == "Terminating"
+    assert "node01 starts again" in lab.weft(*up)
+    until(lambda: "one" not in {pod["name"] for pod in lab.pods()})
+    lab.weft("kubectl", "wait", "--for=delete", "pod/one", "--timeout=60s")
+    until_pods(lab, node01=["web-2"])
+    assert "2 of 2 pairs" in lab.weft("check")
 
 
 def test_pods_and_namespaces_ask_for_addresses(lab: Lab, tmp_path: Path) -> None:

@@ -84,6 +84,30 @@ def test_a_new_template_replaces_ready_pods_one_by_one(storage: Storage) -> None
     assert (status["numberReady"], status["updatedNumberScheduled"], status["observedGeneration"]) == (3, 3, 2)
 
 
+def test_a_new_pod_comes_when_the_old_one_has_ended() -> None:
+    storage = Storage(kubelets=True)
+    storage.create(KIND["Node"], "", {"metadata": {"name": "node0"}, "status": {}})
+    storage.create(KIND["DaemonSet"], "kube-system", daemonset())
+    reconcile(storage)
+    make_ready(storage)
+    (old,) = pods(storage)
+    storage.delete(KIND["Pod"], "kube-system", old["metadata"]["name"])
+    for _ in range(2):
+        reconcile(storage)
+        (ending,) = pods(storage)
+        assert ending["metadata"]["uid"] == old["metadata"]["uid"]
+    # One that ends is no ready one, whatever its last status says.
+    assert storage.get(KIND["DaemonSet"], "kube-system", "weave-net")["status"]["numberReady"] == 0
+    storage.delete(KIND["Pod"], "kube-system", old["metadata"]["name"], grace=0)
+    reconcile(storage)
+    (new,) = pods(storage)
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    # On a node that is no more nobody could end it.
+    storage.delete(KIND["Node"], "", "node0")
+    reconcile(storage)
+    assert pods(storage) == []
+
+
 @given(nodes=st.integers(1, 50), ready=st.integers(0, 50), limit=st.one_of(st.integers(1, 60), st.just("10%")))
 def test_never_more_are_unavailable_than_allowed(nodes: int, ready: int, limit: int | str) -> None:
     ready = min(ready, nodes)

@@ -18,7 +18,7 @@ from weft.cli import lab_cluster, lab_policy
 from weft.cli.lab_policy import lab_errors, lab_option
 from weft.cli.tables import print_rows
 from weft.lab import check as proof
-from weft.lab import lifecycle, nodes, pods, runtimes, state
+from weft.lab import lifecycle, nodes, pods, policies, runtimes, state
 from weft.lab.topology import (
     DEFAULT_NAME,
     DEFAULT_RANGE,
@@ -173,6 +173,7 @@ def list_pods(output: str | None, lab: str) -> None:
     with lab_errors("pods"):
         present = state.required(lab)
         running = runtimes.of(present).running(present)
+        labels = policies.labels(present)
     rows = [
         {
             "name": pod.name,
@@ -180,7 +181,7 @@ def list_pods(output: str | None, lab: str) -> None:
             "ip": pod.ip,
             **({"ip6": pod.ip6} if pod.ip6 else {}),
             "node": pod.node,
-            "labels": pod.labels,
+            "labels": labels.get(pod.uid, pod.labels),
             "containerID": pod.container_id,
             "namespace": pod.netns,
             "podNamespace": pod.namespace,

@@ -42,13 +42,26 @@ def _read(files: Sequence[Path]) -> list[policies.Manifest]:
     ]
 
 
+@contextmanager
+def _changing(lab: str) -> Iterator[state.LabState]:
+    """The lab, held against other commands that change it; not one with an API server.
+
+    That puts changes in order by itself, and who carries them out waits for the lab.
+    """
+    present = state.required(lab)
+    if present.has_api:
+        yield present
+        return
+    with state.locked(lab):
+        yield state.required(lab)
+
+
 @click.command("apply")
 @_files_option
 @lab_option
 def apply(files: Sequence[Path], lab: str) -> None:
     """Put NetworkPolicies and Namespaces in force; return when every node enforces them."""
-    with lab_errors("apply"), state.locked(lab):
-        present = state.required(lab)
+    with lab_errors("apply"), _changing(lab) as present:
         for line in policies.apply(present, _read(files)):
             click.echo(line)
 
@@ -58,8 +71,7 @@ def apply(files: Sequence[Path], lab: str) -> None:
 @lab_option
 def delete(files: Sequence[Path], lab: str) -> None:
     """Take NetworkPolicies back, and Namespaces' labels; return when no node enforces them."""
-    with lab_errors("delete"), state.locked(lab):
-        present = state.required(lab)
+    with lab_errors("delete"), _changing(lab) as present:
         for line in policies.delete(present, _read(files)):
             click.echo(line)
 

@@ -173,13 +173,11 @@ class Client:
         """Change parts of an object."""
         return self._object("PATCH", path, body=body, headers={"Content-Type": kind})
 
-    def delete(self, path: str, preconditions: Object | None = None) -> None:
-        """Delete an object."""
-        body = (
-            {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
-            if preconditions
-            else None
-        )
+    def delete(self, path: str, preconditions: Object | None = None, *, grace: int | None = None) -> None:
+        """Delete an object; a pod with ``grace`` seconds to end, those that it names itself by default."""
+        options = {"preconditions": preconditions, "gracePeriodSeconds": grace}
+        given = {key: value for key, value in options.items() if value is not None}
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", **given} if given else None
         self._object("DELETE", path, body=body)
 
     def list(

@@ -1,5 +1,6 @@
 """Pods of a lab: made, attached by the node's runtime, removed."""
 
+import contextlib
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 from weft.lab import policies, runtimes
+from weft.lab.policy_check import order
 from weft.lab.state import LabState, PodState
 from weft.lab.topology import LabError
 
@@ -37,6 +39,14 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
 
     ``made`` is told of each. Raises LabError for the first that fails.
     """
+    for name, error in attempt(lab, pods, made).items():
+        raise LabError(f"pod {name} on {lab.pod(name).node}: {error}")
+
+
+def attempt(
+    lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], None] = lambda pod: None
+) -> dict[str, str]:
+    """What ``make`` does; what went wrong with which pod. Raises LabError where it is not one of them."""
     runtime = runtimes.of(lab)
     # Labels before the attach: no pod is there before its policies are in force.
     policies.publish(lab)
@@ -44,13 +54,14 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
     runtime.prepare(lab, pods)
     lab.write()
     nodes = sorted({pod.node for pod in pods})
-    errors = []
+    errors = {}
 
     def attach(node: str) -> None:
         for pod, error in runtime.attach(lab, node, [pod for pod in pods if pod.node == node]):
             if error:
-                errors.append(f"pod {pod.name} on {node}: {error}")
+                errors[pod.name] = error
             else:
+                serve(lab, pod)
                 made(pod)
 
     with ThreadPoolExecutor(len(nodes) or 1) as threads:
@@ -58,16 +69,30 @@ def make(lab: LabState, pods: Sequence[PodState], made: Callable[[PodState], Non
             done.result()
     lab.write()
     policies.await_revision(lab, policies.publish(lab))
-    if errors:
-        raise LabError(errors[0])
+    return errors
+
+
+def serve(lab: LabState, pod: PodState) -> None:
+    """Let a pod answer on the ports that it names, where it can."""
+    ports = [
+        (protocol, int(number)) for protocol, _, number in (port.partition("/") for port in pod.ports.values())
+    ]
+    if ports:
+        with contextlib.suppress(OSError, ValueError):
+            order(lab, pod, {"serve": ports})
 
 
 def restart(lab: LabState, pods: Sequence[PodState]) -> None:
     """Make pods run again that do not, as a kubelet does: the same pods, with other sandboxes and addresses."""
+    clear(lab, pods)
+    make(lab, pods)
+
+
+def clear(lab: LabState, pods: Sequence[PodState]) -> None:
+    """Remove what is left of pods that are to be made anew. Raises LabError."""
     for pod in pods:
         runtimes.of(lab).remove(lab, pod)
         pod.container_id, pod.ip, pod.ip6 = secrets.token_hex(32), "", ""
-    make(lab, pods)
 
 
 def remove(lab: LabState, pod: PodState) -> None:

@@ -110,6 +110,13 @@ def pods(lab: LabState) -> list[Manifest]:
     return [pod_manifest(pod) for pod in lab.pods]
 
 
+def labels(lab: LabState) -> dict[str, dict[str, str]]:
+    """The pods' labels by their UIDs, where others than the lab may set them."""
+    if not lab.has_api:
+        return {}
+    return {item["metadata"]["uid"]: item["metadata"].get("labels") or {} for item in pods(lab)}
+
+
 def label(lab: LabState, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
     """Set labels of a pod or namespace, None takes one away; return when every node knows. Raises LabError."""
     pod = lab.pod(name) if kind == "pod" else None

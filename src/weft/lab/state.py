@@ -63,6 +63,8 @@ class PodState:
     #: The name of its network namespace, where its runtime keeps namespaces.
     netns: str = ""
     annotations: dict[str, str] = field(default_factory=dict)
+    #: Whether the lab's API server had its object: one that has none there any more was deleted.
+    published: bool = False
 
     @property
     def addresses(self) -> dict[str, str]:

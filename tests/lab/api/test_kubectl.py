@@ -10,7 +10,9 @@ import pytest
 
 from tests.store.engines import kubeconfig
 from weft.lab.api import ApiServer
+from weft.lab.api.handler import Admit
 from weft.lab.api.kinds import find
+from weft.lab.api.storage import Storage
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
 
@@ -30,8 +32,8 @@ POD = {
 class Cluster:
     """A server with the seed's two nodes, and kubectl pointed at it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.server = ApiServer()
+    def __init__(self, folder: Path, storage: Storage | None = None, admit: Admit | None = None) -> None:
+        self.server = ApiServer(storage=storage, admit=admit)
         self.server.start()
         (folder / "kubeconfig").write_text(kubeconfig(self.server.url, namespace="default"))
         self._words = ["kubectl", f"--kubeconfig={folder}/kubeconfig", f"--cache-dir={folder}/cache"]

@@ -26,6 +26,8 @@ UP = (*RUNTIME, "--pods-per-node", "1", "--store", "kubernetes")
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with running(*UP[2:]) as made:
+        made.weft("load", str(built_image()))
+        assert "daemonset.apps/weave-net created" in made.weft("apply", "-f", str(MANIFEST))
         yield made
 
 
@@ -37,8 +39,6 @@ def pods_of(lab: Lab) -> dict[str, dict[str, Any]]:
 def test_pods_of_the_api_are_the_sandboxes_through_the_daemonset_and_a_reboot(lab: Lab) -> None:
     (node,) = (row for row in lab.weft("kubectl", "get", "nodes", "-o", "wide").splitlines() if "node01" in row)
     assert "containerd://1." in node or "containerd://2." in node
-    lab.weft("load", str(built_image()))
-    assert "daemonset.apps/weave-net created" in lab.weft("apply", "-f", str(MANIFEST))
     wanted = 'cni.projectcalico.org/ipAddrs=["10.44.0.40"]'
     lab.weft("run", "fixed", "--node", "node01", "--annotations", wanted)
     before = pods_of(lab)
@@ -66,3 +66,29 @@ def test_pods_of_the_api_are_the_sandboxes_through_the_daemonset_and_a_reboot(la
     }
     assert "6 of 6 pairs" in lab.weft("check")
     node01.assert_all_agree()
+
+    # What kubectl deletes is no sandbox any more when it returns, and what it makes becomes one.
+    lab.weft("kubectl", "delete", "pod", "fixed")
+    assert list(node01.in_containerd().values()) == [after["web-2"]["status"]["podIP"]]
+    lab.weft("kubectl", "run", "made", "--image=nginx", '--overrides={"spec": {"nodeName": "node01"}}')
+    lab.weft("kubectl", "wait", "--for=condition=Ready", "pod/made", "--timeout=60s")
+    agreed = node01.assert_all_agree()
+    assert sorted(agreed.values()) == sorted(pods_of(lab)[name]["status"]["podIP"] for name in ("made", "web-2"))
+    assert "6 of 6 pairs" in lab.weft("check")
+
+
+def test_a_daemonsets_pod_that_is_deleted_is_made_anew_when_it_has_ended(lab: Lab) -> None:
+    def weave() -> dict[str, str]:
+        listed = json.loads(lab.weft("kubectl", "get", "pods", "-n", "kube-system", "-o", "json"))
+        return {item["spec"]["nodeName"]: item["metadata"]["name"] for item in listed["items"]}
+
+    before = weave()
+    folder = state_of(lab).node_folder("node01") / "run/weft-lab/runc"
+    containers = {entry.name for entry in folder.iterdir()}
+    lab.weft("kubectl", "-n", "kube-system", "delete", "pod", before["node01"])
+    assert containers.isdisjoint(entry.name for entry in folder.iterdir())
+    lab.weft("kubectl", "-n", "kube-system", "rollout", "status", "daemonset/weave-net", "--timeout=120s")
+    after = weave()
+    assert after["controlplane"] == before["controlplane"] and after["node01"] != before["node01"]
+    lab.weft("run", "late", "--node", "node01")
+    Node(lab, "node01").assert_all_agree()

@@ -11,9 +11,12 @@ no controllers, no scheduler, no admission, no defaults beyond metadata.
 ``patches``    merge, strategic merge and JSON patches
 ``tables``     what ``kubectl get`` prints
 ``discovery``  what it says about itself
-``server``     HTTP
+``deletion``   what a DELETE leaves to kubelets
+``handler``    HTTP
+``server``     the server as a whole
 """
 
-from weft.lab.api.server import ApiServer, Faults
+from weft.lab.api.handler import Faults
+from weft.lab.api.server import ApiServer
 
 __all__ = ["ApiServer", "Faults"]

@@ -16,6 +16,8 @@ VERSION = {
     "compiler": "gc",
     "platform": "linux/amd64",
 }
+#: What ``kubectl get all`` means.
+_ALL = ("Pod", "Service", "DaemonSet", "Deployment")
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
 
 
@@ -55,7 +57,9 @@ def _resources(group: str, version: str) -> dict[str, Any] | None:
         return None
     resources = []
     for kind in kinds:
-        resources.append(_resource(kind, kind.plural, _VERBS) | {"shortNames": list(kind.short)})
+        categories = ["all"] if kind.name in _ALL else []
+        told = {"shortNames": list(kind.short), "categories": categories}
+        resources.append(_resource(kind, kind.plural, _VERBS) | told)
         if kind.status:
             resources.append(_resource(kind, f"{kind.plural}/status", ["get", "patch", "update"]))
     return {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from weft.lab.api.deletion import grace_of, is_ending, marked
 from weft.lab.api.errors import ApiError
 from weft.lab.api.journal import Journal
 from weft.lab.api.kinds import KINDS, Kind
@@ -29,6 +30,11 @@ _WAIT = 0.2
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+#: What of an object's metadata no write changes.
+_GIVEN = (
+    "uid", "creationTimestamp", "resourceVersion", "name", "generation", "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)  # fmt: skip
 _NAMESPACE = next(kind for kind in KINDS if kind.name == "Namespace")
 
 
@@ -57,10 +63,14 @@ class Selection:
 
 
 class Storage:
-    """Safe for several threads. Objects that it hands out are the caller's own."""
+    """Safe for several threads. Objects that it hands out are the caller's own.
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    With ``kubelets`` somebody ends the pods that are deleted; without, they go at once.
+    """
+
+    def __init__(self, journal: Journal | None = None, *, kubelets: bool = False) -> None:
         self._journal = None
+        self._kubelets = kubelets
         self._changed = threading.Condition()
         self._objects: dict[tuple[Kind, str, str], Object] = {}
         self._history: deque[Change] = deque()
@@ -88,7 +98,7 @@ class Storage:
     def copy(self) -> "Storage":
         """The same objects in a storage of their own."""
         with self._changed:
-            other = Storage()
+            other = Storage(kubelets=self._kubelets)
             other._objects = copy.deepcopy(self._objects)
             other._version = self._version
             return other
@@ -111,9 +121,11 @@ class Storage:
             metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now}
             if "spec" in item:
                 metadata["generation"] = 1
+            if kind.name == "Pod":
+                item["status"] = {"phase": "Pending"} | (item.get("status") or {})
             if kind.name == "Namespace":
                 metadata["labels"] = (metadata.get("labels") or {}) | {"kubernetes.io/metadata.name": name}
-                item.setdefault("status", {"phase": "Active"})
+                item["status"] = {"phase": "Active"}
             return self._write(kind, namespace, name, None, item)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
@@ -156,26 +168,33 @@ class Storage:
                 return copy.deepcopy(before)
             return self._write(kind, namespace, name, before, after)
 
-    def delete(self, kind: Kind, namespace: str, name: str, preconditions: Object | None = None) -> Object:
-        """Delete an object; it as it was. Raises ApiError: NotFound, Conflict."""
+    def delete(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        preconditions: Object | None = None,
+        *,
+        grace: int | None = None,
+    ) -> Object:
+        """Delete an object; it as it was, or as it is while it ends: a pod of a node, a namespace with such pods.
+
+        ``grace``: the seconds for that; 0 is what says that it has ended. Raises ApiError: NotFound, Conflict.
+        """
         with self._changed:
             before = self._find(kind, namespace, name)
-            for key, wanted in (preconditions or {}).items():
-                present = before["metadata"].get(key)
-                if wanted and wanted != present:
-                    raise ApiError(
-                        "Conflict",
-                        f'Operation cannot be fulfilled on {kind.resource} "{name}": Precondition failed: '
-                        f"{key} in precondition: {wanted}, {key} in object meta: {present}",
-                        kind=kind.plural,
-                        name=name,
-                    )
+            _hold_against(kind, before, preconditions or {})
             if kind.name == "Namespace":
-                for other in [key for key in self._objects if key[1] == name]:
-                    self._record(other[0], self._objects.pop(other), None)
-            del self._objects[(kind, namespace, name)]
-            self._record(kind, before, None)
-            return copy.deepcopy(before)
+                ends = None if self._emptied(name) else 0
+            else:
+                ends = self._seconds(kind, before, grace)
+            if ends is None:
+                self._remove((kind, namespace, name))
+                return copy.deepcopy(before)
+            after = marked(copy.deepcopy(before), ends)
+            if kind.name == "Namespace":
+                after["status"] = {"phase": "Terminating"}
+            return after if after == before else self._write(kind, namespace, name, before, after)
 
     def watch(
         self, selection: Selection, version: int, stopped: Callable[[], bool]
@@ -214,8 +233,34 @@ class Storage:
             ) from None
 
     def _require_namespace(self, kind: Kind, namespace: str) -> None:
-        if kind.namespaced and (_NAMESPACE, "", namespace) not in self._objects:
-            raise ApiError("NotFound", f'namespaces "{namespace}" not found', kind="namespaces", name=namespace)
+        if not kind.namespaced:
+            return
+        if is_ending(self._find(_NAMESPACE, "", namespace)):
+            raise ApiError("Forbidden", f"namespace {namespace} is being terminated: nothing new is made in it")
+
+    def _seconds(self, kind: Kind, item: Object, asked: int | None) -> int | None:
+        """How long an object may take to end; None where it goes at once."""
+        return (grace_of(kind, item, asked) or None) if self._kubelets else None
+
+    def _emptied(self, namespace: str) -> bool:
+        """Delete what a namespace holds; whether nothing is left that has to end first."""
+        empty = True
+        for key, item in [pair for pair in self._objects.items() if pair[0][1] == namespace]:
+            seconds = self._seconds(key[0], item, None)
+            if seconds is None:
+                self._remove(key, last=False)
+                continue
+            empty = False
+            if not is_ending(item):
+                self._write(*key, item, marked(copy.deepcopy(item), seconds))
+        return empty
+
+    def _remove(self, key: tuple[Kind, str, str], *, last: bool = True) -> None:
+        """Take an object away, and a namespace that ends with the ``last`` of what was in it."""
+        self._record(key[0], self._objects.pop(key), None)
+        space = self._objects.get((_NAMESPACE, "", key[1]))
+        if last and space is not None and is_ending(space) and self._emptied(key[1]):
+            self._remove((_NAMESPACE, "", key[1]))
 
     def _write(self, kind: Kind, namespace: str, name: str, before: Object | None, after: Object) -> Object:
         self._objects[(kind, namespace, name)] = after
@@ -249,6 +294,21 @@ def _told(change: Change, selection: Selection) -> tuple[str, Object] | None:
     return None
 
 
+def _hold_against(kind: Kind, item: Object, preconditions: Object) -> None:
+    """Raise ApiError, Conflict, where an object is not the one that is meant."""
+    name = item["metadata"]["name"]
+    for key, wanted in preconditions.items():
+        present = item["metadata"].get(key)
+        if wanted and wanted != present:
+            raise ApiError(
+                "Conflict",
+                f'Operation cannot be fulfilled on {kind.resource} "{name}": Precondition failed: '
+                f"{key} in precondition: {wanted}, {key} in object meta: {present}",
+                kind=kind.plural,
+                name=name,
+            )
+
+
 def _checked_name(kind: Kind, name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise ApiError("Invalid", f"{kind.name} is invalid: metadata.name: Required value: name is required")
@@ -279,7 +339,7 @@ def _identify(kind: Kind, namespace: str, item: Object) -> None:
 
 def _kept(kind: Kind, before: Object, after: Object, *, status: bool) -> Object:
     """The object with what a write of this sort cannot change."""
-    for key in ("uid", "creationTimestamp", "resourceVersion", "name", "generation"):
+    for key in _GIVEN:
         if key in before["metadata"]:
             after["metadata"][key] = before["metadata"][key]
     if kind.status:

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from weft.lab.api.deletion import is_ending
 from weft.lab.api.kinds import Kind
 
 Object = Mapping[str, Any]
@@ -39,7 +40,11 @@ def partial(item: Object) -> dict[str, Any]:
 
 def age(item: Object) -> str:
     """How long ago an object was made, in kubectl's short words."""
-    made = datetime.datetime.fromisoformat(item["metadata"]["creationTimestamp"])
+    return _since(item["metadata"]["creationTimestamp"])
+
+
+def _since(moment: str) -> str:
+    made = datetime.datetime.fromisoformat(moment)
     seconds = max(0, int((datetime.datetime.now(datetime.UTC) - made).total_seconds()))
     if seconds < 120:
         return f"{seconds}s"
@@ -76,6 +81,8 @@ def _restarts(item: Object) -> int:
 
 def _pod_status(item: Object) -> str:
     """What keeps a pod from running, in the words that kubectl's printers use; else its phase."""
+    if is_ending(item):
+        return "Terminating"
     status = item.get("status", {})
     initial = status.get("initContainerStatuses") or []
     for number, one in enumerate(initial):
@@ -187,6 +194,13 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         ("Port(s)", False, _ports),
         ("Age", False, age),
         ("Selector", True, lambda item: _selector(item["spec"].get("selector"))),
+    ),
+    "Event": (
+        ("Last Seen", False, lambda item: _since(item["lastTimestamp"])),
+        ("Type", False, _at("type", default="")),
+        ("Reason", False, _at("reason", default="")),
+        ("Object", False, lambda item: "{kind}/{name}".format(**item["involvedObject"]).lower()),
+        ("Message", False, _at("message", default="")),
     ),
     "ConfigMap": (
         ("Name", False, _name),

@@ -46,7 +46,7 @@ def runtime_config(
     Raises Unsupported.
     """
     spec = pod["spec"]
-    refuse_unknown(pod, container)
+    refuse_unknown(container)
     context = (spec.get("securityContext") or {}) | (container.get("securityContext") or {})
     capabilities = capabilities_of(context)
     user = int(context.get("runAsUser") or 0)
@@ -91,12 +91,10 @@ def capabilities_of(context: Mapping[str, Any]) -> list[str]:
     return [f"CAP_{name}" for name in dict.fromkeys([*kept, *added])]
 
 
-def refuse_unknown(pod: Manifest, container: Manifest) -> None:
+def refuse_unknown(container: Manifest) -> None:
     """Raise Unsupported for what would not be as the manifest says."""
     what = f"container {container['name']}"
     context = container.get("securityContext") or {}
-    if not pod["spec"].get("hostNetwork"):
-        raise Unsupported("hostNetwork is not set: a lab runs DaemonSets of the node's network only")
     if context.get("privileged"):
         raise Unsupported(f"{what}: privileged")
     if not context.get("readOnlyRootFilesystem"):

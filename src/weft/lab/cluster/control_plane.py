@@ -22,8 +22,10 @@ from weft.lab.api.journal import Journal
 from weft.lab.api.kinds import KINDS
 from weft.lab.api.rbac import RoleBasedAccess
 from weft.lab.api.storage import Object, Selection, Storage
-from weft.lab.cluster import daemonsets, objects
+from weft.lab.cluster import daemonsets, objects, scheduler
 from weft.lab.cluster.access import make_certificate, write_kubeconfig
+from weft.lab.cluster.admission import admit
+from weft.lab.cluster.lab_pods import LabPods
 from weft.lab.cluster.manifests import now, ready_condition
 from weft.lab.state import LabState
 
@@ -54,17 +56,21 @@ def main(lab_folder: str, address: str) -> int:
         signal.signal(number, lambda *_: stopping.set())
     folder = Path(lab_folder) / "api"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    storage = Storage(Journal(folder / "objects.jsonl"))
+    storage = Storage(Journal(folder / "objects.jsonl"), kubelets=True)
     certificate, key = make_certificate(folder, address)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    public = ApiServer((address, PORT), storage=storage, tls=tls, authorize=RoleBasedAccess(storage))
+    public = ApiServer((address, PORT), storage=storage, tls=tls, authorize=RoleBasedAccess(storage), admit=admit)
     public.start()
     write_kubeconfig(Path(lab_folder) / "store" / KUBECONFIG, public.url, certificate)
     (folder / objects.SOCKET).unlink(missing_ok=True)
-    os.umask(0o177)
-    own = ApiServer(str(folder / objects.SOCKET), storage=storage)
+    before = os.umask(0o177)
+    own = ApiServer(str(folder / objects.SOCKET), storage=storage, admit=admit)
+    os.umask(before)
     own.start()
+    # It may have to wait for a command of the lab's: what it has begun, the next one goes on with.
+    lab_pods = LabPods(Path(lab_folder).name, storage, stopping)
+    threading.Thread(target=lab_pods.run, name="pods", daemon=True).start()
     seen, looked = 0, 0.0
     while not stopping.wait(CONTROL_INTERVAL):
         if storage.version != seen or time.monotonic() > looked + LOOK_INTERVAL:
@@ -77,7 +83,7 @@ def main(lab_folder: str, address: str) -> int:
 
 def control(storage: Storage) -> None:
     """Do what a cluster's controllers do, as far as a lab has them. Nothing that fails ends the server."""
-    for controller in (mark_silent_nodes, daemonsets.reconcile):
+    for controller in (mark_silent_nodes, daemonsets.reconcile, scheduler.bind_pods):
         try:
             controller(storage)
         except Exception:

@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import Any
 
+from weft.lab.api.deletion import is_ending
 from weft.lab.api.errors import ApiError
 from weft.lab.api.kinds import KINDS
 from weft.lab.api.storage import Object, Selection, Storage
@@ -32,7 +33,9 @@ def reconcile(storage: Storage) -> None:
         owner = next((one for one in pod["metadata"].get("ownerReferences") or () if one.get("controller")), None)
         if owner is None or owner["kind"] != "DaemonSet":
             continue
-        if owner["uid"] in owned and pod["spec"]["nodeName"] in nodes:
+        if pod["spec"]["nodeName"] not in nodes:
+            _delete(storage, pod, grace=0)  # nobody is left there who could end it
+        elif owner["uid"] in owned:
             owned[owner["uid"]].append(pod)
         else:
             _delete(storage, pod)
@@ -60,12 +63,16 @@ def replaceable(item: Object, nodes: int, old: list[Object], available: int) -> 
 
 def _reconcile_one(storage: Storage, item: Object, nodes: dict[str, str], pods: list[Object]) -> None:
     present = template_hash(item)
+    # A new one comes when the old one is gone: both may want the same ports.
+    ending = [pod for pod in pods if is_ending(pod)]
+    pods = [pod for pod in pods if not is_ending(pod)]
     old = [pod for pod in pods if pod["metadata"]["labels"].get(HASH) != present]
     ready = [pod for pod in pods if is_ready(pod)]
     for pod in replaceable(item, len(nodes), old, len(ready)):
-        _delete(storage, pod)
         pods.remove(pod)
-    with_pod = {pod["spec"]["nodeName"] for pod in pods}
+        if _delete(storage, pod):
+            ending.append(pod)
+    with_pod = {pod["spec"]["nodeName"] for pod in (*pods, *ending)}
     for node, address in nodes.items():
         if node not in with_pod:
             pods.append(storage.create(_POD, item["metadata"]["namespace"], pod_of(item, node, address, present)))
@@ -113,6 +120,9 @@ def pod_of(item: Object, node: str, address: str, template: str) -> dict[str, An
     }
 
 
-def _delete(storage: Storage, pod: Object) -> None:
-    with contextlib.suppress(ApiError):  # somebody was quicker
-        storage.delete(_POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
+def _delete(storage: Storage, pod: Object, grace: int | None = None) -> bool:
+    """Delete a pod; whether it is still there, ending."""
+    try:
+        return is_ending(storage.delete(_POD, pod["metadata"]["namespace"], pod["metadata"]["name"], grace=grace))
+    except ApiError:
+        return False  # somebody was quicker

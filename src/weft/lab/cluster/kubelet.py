@@ -1,7 +1,7 @@
 """A node's kubelet, as much of it as a pod network meets.
 
-It tells the API server whether the node is ready, and runs the pods that DaemonSets have on the node. The lab's
-own pods are not its business: ``weft lab run`` makes them.
+It tells the API server whether the node is ready, and runs the pods that use the node's network, such as those
+of a network's DaemonSet. Pods with a network of their own are the lab's (``lab_pods``).
 """
 
 import base64
@@ -17,8 +17,9 @@ import yaml
 
 from weft.agent.status import fetch
 from weft.kubernetes import ApiError, Change, Client, ConfigurationError, Ended, Stream, Unreachable
+from weft.lab.api.deletion import is_ending
 from weft.lab.cluster import containers
-from weft.lab.cluster.manifests import CONTAINER_ID, now, ready_condition
+from weft.lab.cluster.manifests import is_labs, now, ready_condition
 from weft.lab.cluster.pod_worker import Host, PodWorker
 from weft.lab.supervisor import Supervisor
 
@@ -102,11 +103,17 @@ class Kubelet:
 
     def _sync(self, client: Client) -> None:
         """Run the pods that there are, and no others."""
-        wanted = {uid: pod for uid, pod in self._pods.items() if not _is_labs(pod)}
+        own = {uid: pod for uid, pod in self._pods.items() if not is_labs(pod)}
+        ending = {uid: pod for uid, pod in own.items() if is_ending(pod)}
+        wanted = {uid: pod for uid, pod in own.items() if uid not in ending}
         for uid in [uid for uid in self._workers if uid not in wanted]:
             # Before new ones start: they would want the same ports and sockets.
-            self._workers.pop(uid).stop()
+            grace = ending[uid]["metadata"]["deletionGracePeriodSeconds"] if uid in ending else None
+            self._workers.pop(uid).stop(grace)
             self._told.pop(uid, None)
+        for uid, pod in ending.items():
+            _say_ended(client, pod)
+            self._pods.pop(uid, None)
         for uid, pod in wanted.items():
             if uid not in self._workers:
                 if _owner(pod) == _TAKES_OVER and not self._agent.paused:
@@ -120,10 +127,8 @@ class Kubelet:
         self._maybe_resume(client)
 
     def _tell_of(self, client: Client, pod: dict[str, Any], status: dict[str, Any]) -> None:
-        metadata = pod["metadata"]
-        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
         try:
-            client.patch(path, {"status": status})
+            client.patch(f"{_path(pod)}/status", {"status": status})
         except ApiError as error:
             if error.reason != "NotFound":
                 raise
@@ -167,8 +172,19 @@ def _host(lab: str, node: str, store: Path, kubeconfig: Path) -> Host:
     return Host(lab, node, store, base64.b64decode(cluster["certificate-authority-data"]), variables)
 
 
-def _is_labs(pod: dict[str, Any]) -> bool:
-    return CONTAINER_ID in (pod["metadata"].get("annotations") or {})
+def _say_ended(client: Client, pod: dict[str, Any]) -> None:
+    """Let a pod's object go, now that nothing of the pod is left."""
+    metadata = pod["metadata"]
+    try:
+        client.delete(_path(pod), {"uid": metadata["uid"]}, grace=0)
+    except ApiError as error:
+        if error.reason not in ("NotFound", "Conflict"):
+            raise
+
+
+def _path(pod: dict[str, Any]) -> str:
+    metadata = pod["metadata"]
+    return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
 
 
 def _owner(pod: dict[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 from weft.lab.state import NodeState, PodState
@@ -13,7 +14,7 @@ KUBELET_VERSION = "v1.26.0"
 #: On Pod objects that are the lab's pods: which attachment is behind it.
 CONTAINER_ID = "weft.dev/lab-container-id"
 #: The image that a lab's pod has: none, it is a process of this machine.
-_IMAGE = "weft.dev/lab-pod"
+LAB_IMAGE = "weft.dev/lab-pod"
 
 
 def node_manifest(node: NodeState, runtime: str, *, control_plane: bool) -> Manifest:
@@ -87,14 +88,19 @@ def pod_manifest(pod: PodState) -> Manifest:
         },
         "spec": {
             "nodeName": pod.node,
-            "containers": [{"name": "pod", "image": _IMAGE, **({"ports": ports} if ports else {})}],
+            "containers": [{"name": "pod", "image": LAB_IMAGE, **({"ports": ports} if ports else {})}],
         },
         "status": {"phase": "Pending"},
     }
 
 
-def pod_status(pod: PodState, host: str, since: str) -> Manifest:
-    """The status of a lab's pod; it runs once it is attached."""
+def is_labs(item: Manifest) -> bool:
+    """Whether a pod, or a template of pods, is the lab's, of its runtime. Others use the network of their node."""
+    return not (item.get("spec") or {}).get("hostNetwork")
+
+
+def pod_status(pod: PodState, containers: Sequence[Manifest], host: str, since: str) -> Manifest:
+    """The status of a lab's pod; it runs once it is attached. ``containers``: those of its object."""
     if not pod.ip:
         # What an earlier sandbox had is over.
         return {"phase": "Pending", **dict.fromkeys(("podIP", "podIPs", "conditions", "containerStatuses"))}
@@ -111,8 +117,8 @@ def pod_status(pod: PodState, host: str, since: str) -> Manifest:
         ],
         "containerStatuses": [
             {
-                "name": "pod",
-                "image": _IMAGE,
+                "name": one["name"],
+                "image": one.get("image", ""),
                 "imageID": "",
                 "containerID": f"weft-lab://{pod.container_id}",
                 "ready": True,
@@ -120,6 +126,7 @@ def pod_status(pod: PodState, host: str, since: str) -> Manifest:
                 "restartCount": 0,
                 "state": started,
             }
+            for one in containers
         ],
     }
 

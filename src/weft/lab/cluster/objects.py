@@ -11,6 +11,7 @@ from weft.lab.api.kinds import KINDS, Kind
 from weft.lab.cluster.manifests import (
     CONTAINER_ID,
     Manifest,
+    is_labs,
     node_manifest,
     now,
     pod_manifest,
@@ -21,6 +22,8 @@ from weft.lab.topology import LabError
 
 #: Seconds for the server to be there.
 START_TIMEOUT = 20.0
+#: Seconds for what is deleted to be gone.
+GONE_TIMEOUT = 90.0
 #: Seconds for a DaemonSet's pods to be ready.
 PODS_TIMEOUT = 90.0
 #: What does not pass by itself.
@@ -90,28 +93,31 @@ def is_ready(item: Manifest) -> bool:
 
 
 def publish(lab: LabState) -> Versions:
-    """Make the Pod objects of the lab's pods, and its namespaces, as the lab is now."""
+    """Make the Pod objects of the lab's pods, with their namespaces, as the lab is now.
+
+    One that was deleted there is not made again. Raises LabError.
+    """
     versions: Versions = {}
     with client(lab) as api:
         wanted = {(pod.namespace, pod.name): pod for pod in lab.pods}
-        for name in sorted({pod.namespace for pod in lab.pods} | set(lab.namespaces)):
+        for name in sorted({pod.namespace for pod in lab.pods if not pod.published}):
             _create_or_keep(api, "/api/v1/namespaces", {"metadata": {"name": name}})
         present = {
             (item["metadata"]["namespace"], item["metadata"]["name"]): item
             for item in api.list(_PODS).items
-            if CONTAINER_ID in (item["metadata"].get("annotations") or {})
+            if is_labs(item)
         }
         for key, item in present.items():
-            pod = wanted.get(key)
-            if pod is None or item["metadata"]["uid"] != pod.uid:
-                api.delete(_pod_path(*key))
+            # Of a pod that is gone; those that the lab has not made yet have no sandbox's ID.
+            if _container_id(item) and key not in wanted:
+                api.delete(_pod_path(*key), {"uid": item["metadata"]["uid"]}, grace=0)
         for key, pod in wanted.items():
             found = present.get(key)
-            if found and found["metadata"]["uid"] != pod.uid:
-                found = None
-            item = _publish_pod(api, lab, pod, found)
-            pod.uid = item["metadata"]["uid"]
-            _keep_version(versions, "pods", item)
+            if not pod.published:
+                found = _published(api, pod, found)
+            elif found is None or found["metadata"]["uid"] != pod.uid:
+                continue
+            _keep_version(versions, "pods", _publish_state(api, lab, pod, found))
     return versions
 
 
@@ -201,26 +207,45 @@ def listed(lab: LabState, kind: str) -> list[Manifest]:
     return [{"apiVersion": found.api_version, "kind": kind, **item} for item in items]
 
 
-def _publish_pod(api: Client, lab: LabState, pod: PodState, present: Manifest | None) -> Manifest:
+def _published(api: Client, pod: PodState, present: Manifest | None) -> Manifest:
+    """The object of a pod that is new. Raises LabError where another pod has its name."""
+    # The same container: an earlier command made the object, and was killed before it wrote that down.
+    if present is not None and _container_id(present) != pod.container_id:
+        raise LabError(
+            f"pod {pod.namespace}/{pod.name} is in the API server already: delete it, or take another name"
+        )
     item = present or api.create(f"/api/v1/namespaces/{pod.namespace}/pods", pod_manifest(pod))
-    status = item.get("status") or {}
-    if status.get("podIP", "") == pod.ip:
+    pod.uid, pod.published = item["metadata"]["uid"], True
+    return item
+
+
+def _publish_state(api: Client, lab: LabState, pod: PodState, item: Manifest) -> Manifest:
+    """Write what became of a pod where its object does not say so yet."""
+    path = _pod_path(pod.namespace, pod.name)
+    if _container_id(item) != pod.container_id:
+        item = api.patch(path, {"metadata": {"annotations": {CONTAINER_ID: pod.container_id}}})
+    if (item.get("status") or {}).get("podIP", "") == pod.ip:
         return item
-    if item["metadata"]["annotations"][CONTAINER_ID] != pod.container_id:
-        annotations = {CONTAINER_ID: pod.container_id}
-        api.patch(_pod_path(pod.namespace, pod.name), {"metadata": {"annotations": annotations}})
-    wanted = pod_status(pod, lab.node(pod.node).address, now())
-    return api.patch(f"{_pod_path(pod.namespace, pod.name)}/status", {"status": wanted})
+    wanted = pod_status(pod, item["spec"]["containers"], lab.node(pod.node).address, now())
+    return api.patch(f"{path}/status", {"status": wanted})
+
+
+def _container_id(item: Manifest) -> str:
+    return str((item["metadata"].get("annotations") or {}).get(CONTAINER_ID, ""))
 
 
 def _deleted(api: Client, collection: str, name: str) -> int:
-    """Delete an object; the resource version at which it was gone, which only a watch tells."""
+    """Delete an object and wait until it is gone; the resource version of that, which only a watch tells."""
     told: queue.SimpleQueue[Change | Ended] = queue.SimpleQueue()
     stream = Stream(api, name, collection, api.list(collection).version, told)
+    deadline = time.monotonic() + GONE_TIMEOUT
     try:
         api.delete(f"{collection}/{name}")
         while True:
-            change = told.get(timeout=START_TIMEOUT)
+            try:
+                change = told.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise LabError(f"{collection}/{name} is still ending after {GONE_TIMEOUT:g} s") from None
             if isinstance(change, Ended):
                 raise change.error
             if change.kind == "DELETED" and change.item["metadata"]["name"] == name:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weft.lab.api.deletion import DEFAULT_GRACE
 from weft.lab.cluster import images, volumes
 from weft.lab.cluster.container_spec import Unsupported, runtime_config
 from weft.lab.cluster.containers import FOLDER, LOGS, CannotRun, Container, cgroup
@@ -77,9 +78,10 @@ class PodWorker:
                 self._care(place)
         return self._status()
 
-    def stop(self) -> None:
-        """End all containers, with the pod's time for that."""
-        grace = float(self.pod["spec"].get("terminationGracePeriodSeconds", 30))
+    def stop(self, grace: float | None = None) -> None:
+        """End all containers, with so many seconds for that, or as many as the pod says."""
+        if grace is None:
+            grace = float(self.pod["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE))
         deadline = time.monotonic() + grace
         for place in (*self._initial, *self._places):
             if place.running is not None:
