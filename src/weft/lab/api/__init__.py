@@ -8,6 +8,7 @@ no controllers, no scheduler, no admission, no defaults beyond metadata.
 ``storage``    objects, versions, history
 ``journal``    the objects on disk
 ``selectors``  label and field selectors
+``protobuf``   objects as kubectl create sends them
 ``patches``    merge, strategic merge and JSON patches
 ``tables``     what ``kubectl get`` prints
 ``discovery``  what it says about itself

@@ -301,6 +301,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return yaml.safe_load(self._body)
         if kind.endswith("json"):
             return json.loads(self._body)
+        if kind == "application/vnd.kubernetes.protobuf":
+            return _from_protobuf(self._body)
         raise ApiError("UnsupportedMediaType", f"the body of the request was in an unknown format: {kind}")
 
     def _answer_object(self, target: Target, item: Object, code: int = 200) -> None:
@@ -325,6 +327,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # the base class's name
         _log.debug(format, *args)
+
+
+def _from_protobuf(body: bytes) -> Object:
+    try:
+        from weft.lab.api.protobuf import decoded  # noqa: PLC0415  # few clients send it
+    except ModuleNotFoundError as error:
+        raise ApiError(
+            "UnsupportedMediaType",
+            f"this client sends protobuf, and the Python package {error.name} is not installed: run 'make setup', "
+            "or add '--dry-run=client -o yaml | kubectl apply -f -'",
+        ) from None
+    return decoded(body)
 
 
 class _Cut(Exception):

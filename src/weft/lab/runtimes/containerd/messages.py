@@ -1,15 +1,11 @@
 """CRI's messages, as many of them and as much of each as the lab speaks of.
 
-Names and numbers are those of Kubernetes' ``runtime.v1`` (cri-api, ``pkg/apis/runtime/v1/api.proto``). This table
-stands in place of generated code for the whole of it; protobuf makes classes of the messages and skips what a peer
-says beyond. Enumerations are ``int32``, which is the same on the wire.
+Names and numbers are those of Kubernetes' ``runtime.v1`` (cri-api, ``pkg/apis/runtime/v1/api.proto``).
+Enumerations are ``int32``, which is the same on the wire.
 """
 
-from typing import Any
+from weft.lab.protobuf import Messages
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-PACKAGE = "runtime.v1"
 #: PodSandboxState, ContainerState, NamespaceMode.
 SANDBOX_READY = 0
 CONTAINER_RUNNING = 1
@@ -71,51 +67,5 @@ _MESSAGES = {
     "Image": "string id=1",
 }
 
-_Field = descriptor_pb2.FieldDescriptorProto
-_SCALARS = {
-    "string": _Field.TYPE_STRING,
-    "bool": _Field.TYPE_BOOL,
-    "int32": _Field.TYPE_INT32,
-    "uint32": _Field.TYPE_UINT32,
-    "int64": _Field.TYPE_INT64,
-}
-
-
-def message(name: str) -> Any:
-    """The class of a message. Raises KeyError for one that is not in the table."""
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-def _pool() -> descriptor_pool.DescriptorPool:
-    file = descriptor_pb2.FileDescriptorProto(name="cri.proto", package=PACKAGE, syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        described = file.message_type.add(name=name)
-        for field in filter(None, fields.split(", ")):
-            _describe(described, field)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return pool
-
-
-def _describe(described: descriptor_pb2.DescriptorProto, text: str) -> None:
-    """Add a field: ``[repeated] TYPE NAME=NUMBER``; a ``map`` is of strings to strings."""
-    *kinds, named = text.split(" ")
-    name, number = named.split("=")
-    field = described.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
-    kind = kinds[-1]
-    if kind == "map":
-        # What protoc makes of map<string, string>: repeated entries of a key and a value.
-        kind, kinds = described.name + "." + name.title().replace("_", "") + "Entry", ["repeated"]
-        entry = described.nested_type.add(name=kind.partition(".")[2])
-        entry.options.map_entry = True
-        for place, part in enumerate(("key", "value"), start=1):
-            entry.field.add(name=part, number=place, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_STRING)
-    if kinds[0] == "repeated":
-        field.label = _Field.LABEL_REPEATED
-    if kind in _SCALARS:
-        field.type = _SCALARS[kind]
-    else:
-        field.type, field.type_name = _Field.TYPE_MESSAGE, f".{PACKAGE}.{kind}"
-
-
-_POOL = _pool()
+#: The class of a message by its name.
+message = Messages("runtime.v1", _MESSAGES)
