@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
 import pytest
@@ -175,6 +175,17 @@ def test_the_underlay_is_the_default_routes_device_or_the_wanted_address(host: s
     ip("route", "delete", "default", namespace=host)
     with pytest.raises(UnderlayError, match="--node-address"):
         inside(host, lambda: find_underlay(None))
+
+
+def test_a_node_address_of_ipv6_is_of_the_device_whose_ipv4_address_counts(host: str) -> None:
+    """As where Kubernetes names a node's IPv6 address first."""
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "wire1", namespace=host)
+    ip("address", "add", "fd30::7/64", "dev", "eth1", "nodad", namespace=host)
+    with pytest.raises(UnderlayError, match=r"fd30::7 and an IPv4 address.*--node-address"):
+        inside(host, lambda: find_underlay(IPv6Address("fd30::7")))
+    ip("address", "add", "192.168.7.7/24", "dev", "eth1", namespace=host)
+    found = inside(host, lambda: find_underlay(IPv6Address("fd30::7")))
+    assert (found.device, str(found.address)) == ("eth1", "192.168.7.7")
 
 
 def test_our_own_routes_are_not_foreign(host: str) -> None:

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address
 
 from weft.fabric import weave
 from weft.fabric.plan import (
@@ -61,19 +61,28 @@ def addresses_of_bridge() -> list[IPAddress]:
         return [item.interface.ip for item in found if not item.interface.ip.is_link_local]
 
 
-def find_underlay(wanted: IPv4Address | None) -> Underlay:
-    """The device that holds the wanted address, or the one of the default route.
+def find_underlay(wanted: IPAddress | None) -> Underlay:
+    """The device that holds the wanted address, or the one of the default route, and its IPv4 address.
 
     Raises UnderlayError where there is none.
     """
     with RouteSocket() as host:
         by_index = {link.index: link for link in links.dump_links(host)}
+        everything = [item for item in addresses.dump_addresses(host) if item.index in by_index]
         held = [
-            (address.interface.ip, by_index[address.index])
-            for address in addresses.dump_addresses(host)
-            if isinstance(address.interface, IPv4Interface) and address.index in by_index
+            (item.interface.ip, by_index[item.index])
+            for item in everything
+            if isinstance(item.interface, IPv4Interface)
         ]
-        if wanted is not None:
+        if isinstance(wanted, IPv6Address):
+            # What Kubernetes says where a node's IPv6 address is its first.
+            holders = {item.index for item in everything if item.interface.ip == wanted}
+            candidates = [(address, link) for address, link in held if link.index in holders]
+            missing = (
+                f"no device holds the node address {wanted} and an IPv4 address, by which nodes reach each other: "
+                "give the node one, or its IPv4 address as --node-address"
+            )
+        elif wanted is not None:
             candidates = [(address, link) for address, link in held if address == wanted]
             missing = f"no device holds the node address {wanted}: give an address of this node"
         else:

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
-from weft.ipam.ranges import IPNetwork, PodRange, parse_block_sizes, parse_ranges
+from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, parse_block_sizes, parse_ranges
 from weft.ipam.shares import Init, parse_init
 from weft.npc.settings import PolicySettings, parse_policy_settings
 
@@ -36,7 +36,7 @@ class Settings:
     sized: frozenset[IPNetwork]
     store: str
     init: Init
-    node_address: IPv4Address | None
+    node_address: IPAddress | None
     mtu: int | None
     state_dir: Path
     run_dir: Path
@@ -131,13 +131,13 @@ def _policy(values: Mapping[str, str | None]) -> PolicySettings:
         raise SettingsError(str(error)) from None
 
 
-def _address(text: str | None) -> IPv4Address | None:
+def _address(text: str | None) -> IPAddress | None:
     if not text:
         return None
     try:
-        return IPv4Address(text)
+        return ip_address(text)
     except ValueError:
-        raise SettingsError(f"--node-address {text!r} is not an IPv4 address") from None
+        raise SettingsError(f"--node-address {text!r} is not an IP address") from None
 
 
 def _mtu(text: str | None) -> int | None:

@@ -29,7 +29,11 @@ _OPTIONS = (
         "Where the cluster's state lives: sqlite:///PATH, etcd://HOST:PORT/PREFIX, kubernetes://.",
     ),
     ("ipalloc-init", "IPALLOC_INIT", "How first shares are found: consensus, consensus=N or seed=NAME,NAME."),
-    ("node-address", "WEFT_NODE_ADDRESS", "This node's address on the underlay (default: of the default route)."),
+    (
+        "node-address",
+        "WEFT_NODE_ADDRESS",
+        "This node's address on the underlay (default: of the default route); IPv6 means the IPv4 beside it.",
+    ),
     ("mtu", "WEAVE_MTU", "The pods' MTU in bytes (default: what the underlay leaves)."),
     ("state-dir", "WEFT_STATE_DIR", "Folder of the journal (default /var/lib/weft)."),
     ("run-dir", "WEFT_RUN_DIR", "Folder of the sockets (default /run/weft)."),
