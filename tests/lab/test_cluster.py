@@ -156,6 +156,52 @@ def test_pods_that_kubectl_makes_are_the_labs(lab: Lab, tmp_path: Path) -> None:
     until_pods(lab, controlplane=["web-1"], node01=["web-2"])
 
 
+def test_kubectl_runs_commands_in_pods(lab: Lab) -> None:
+    first, second = sorted(lab.pods(), key=lambda pod: str(pod["name"]))
+    assert first["ip"] in lab.weft("kubectl", "exec", first["name"], "--", "ip", "-4", "address", "show", "eth0")
+    asked = ("curl", "-s", second["ip"])
+    assert lab.weft("kubectl", "exec", first["name"], "--", *asked).strip() == first["ip"]
+    lab.weft("kubectl", "exec", first["name"], "--", "sh", "-c", "exit 9", status=9)
+    assert "writes no log" in lab.weft("kubectl", "logs", first["name"], status=1)
+    assert "nothing to attach to" in lab.weft("kubectl", "attach", first["name"], status=1)
+    # What tutorials do to ask from a pod that is there for one question.
+    once = ("run", "once", "--rm", "-i", "--image=busybox", "--restart=Never", "--")
+    said = lab.weft("kubectl", *once, *asked)
+    assert 'pod "once" deleted' in said
+    assert any(line.startswith("10.") for line in said.splitlines())
+    lab.weft("kubectl", *once, "sh", "-c", "exit 4", status=4)
+    until(lambda: {pod["name"] for pod in lab.pods()} == {first["name"], second["name"]})
+    # What a command leaves running goes with its pod.
+    lab.weft("run", "busy", "--node", "node01")
+    lab.weft("kubectl", "exec", "busy", "--", "sh", "-c", "sleep 1234 > /dev/null 2>&1 &")
+    space = Path(f"/run/netns/{lab.name}-node01-busy").stat().st_ino
+    assert [name for name in programs_in(space) if "sleep" in name]
+    lab.weft("kubectl", "delete", "pod", "busy")
+    until(lambda: programs_in(space) == [])
+
+
+def programs_in(space: int) -> list[str]:
+    """What runs in a network namespace, by its inode."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "ns/net").stat().st_ino == space:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_namespace_that_kubectl_creates(lab: Lab) -> None:
+    assert lab.weft("kubectl", "create", "namespace", "dev") == "namespace/dev created\n"
+    lab.weft("kubectl", "label", "namespace", "dev", "team=a")
+    lab.weft("kubectl", "run", "inside", "-n", "dev", "--image=nginx", "--labels=app=inside")
+    lab.weft("kubectl", "wait", "-n", "dev", "--for=condition=Ready", "pod/inside", "--timeout=60s")
+    assert "6 of 6 pairs" in lab.weft("check")
+    lab.weft("kubectl", "delete", "namespace", "dev")
+    assert {pod["name"] for pod in lab.pods()} == {"web-1", "web-2"}
+
+
 def test_a_pod_of_a_node_that_is_down_ends_when_it_is_back(lab: Lab) -> None:
     up = ("up", "--store", "kubernetes", "--pods-per-node", "1")
     lab.weft("run", "one", "--node", "node01")

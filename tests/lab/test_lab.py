@@ -60,6 +60,11 @@ class Lab:
         folders = [str(entry) for entry in Path("/var/lib/weft-lab").glob(self.name + "*")]
         return namespaces + mounts + processes + folders
 
+    def cgroups(self) -> list[str]:
+        """Its control groups that are left, among those of others that come and go."""
+        walked = os.walk("/sys/fs/cgroup")  # which takes no offence at what has just gone
+        return [name for _, names, _ in walked for name in names if name.startswith(f"weft-lab.{self.name}.")]
+
 
 def _content(path: Path) -> bytes:
     try:

@@ -41,5 +41,5 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     finally:
         made.weft("down")
         assert made.left() == []
-        assert list(Path("/sys/fs/cgroup").glob(f"**/weft-lab.{made.name}.*")) == []
+        assert made.cgroups() == []
         assert own_network() == before

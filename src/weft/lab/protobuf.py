@@ -25,12 +25,14 @@ _MAPS = {"map": _Field.TYPE_STRING, "bytesmap": _Field.TYPE_BYTES}
 class Messages:
     """The messages of a package. ``table``: by name the fields, ``[repeated] TYPE NAME=NUMBER, …``.
 
-    A ``map`` is of strings to strings, a ``bytesmap`` of strings to bytes.
+    A ``map`` is of strings to strings, a ``bytesmap`` of strings to bytes. With ``presence`` a scalar that is sent
+    with its zero is another thing than one that is not sent.
     """
 
-    def __init__(self, package: str, table: Mapping[str, str]) -> None:
+    def __init__(self, package: str, table: Mapping[str, str], *, presence: bool = False) -> None:
         self._package = package
-        file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+        syntax = "proto2" if presence else "proto3"
+        file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax=syntax)
         for name, fields in table.items():
             described = file.message_type.add(name=name)
             for field in filter(None, fields.split(", ")):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.store.engines import kubeconfig
 from weft.lab.api import ApiServer
-from weft.lab.api.handler import Admit
+from weft.lab.api.exchange import Admit
 from weft.lab.api.kinds import find
 from weft.lab.api.storage import Storage
 
@@ -36,7 +36,7 @@ class Cluster:
         self.server = ApiServer(storage=storage, admit=admit)
         self.server.start()
         (folder / "kubeconfig").write_text(kubeconfig(self.server.url, namespace="default"))
-        self._words = ["kubectl", f"--kubeconfig={folder}/kubeconfig", f"--cache-dir={folder}/cache"]
+        self.words = ["kubectl", f"--kubeconfig={folder}/kubeconfig", f"--cache-dir={folder}/cache"]
         nodes = find("", "v1", "nodes")
         assert nodes is not None
         for number, name in enumerate(("controlplane", "node01")):
@@ -51,13 +51,13 @@ class Cluster:
     def run(self, *words: str, given: object = None, status: int = 0) -> str:
         text = None if given is None else json.dumps(given)
         done = subprocess.run(
-            [*self._words, *words], input=text, capture_output=True, text=True, timeout=60, check=False
+            [*self.words, *words], input=text, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == status, done.stderr
         return done.stdout or done.stderr
 
     def popen(self, *words: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen([*self._words, *words], stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen([*self.words, *words], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture

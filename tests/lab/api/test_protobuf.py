@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.lab.api.test_kubectl import Cluster
+from tests.lab.api.test_kubectl import POD, Cluster
 from weft.lab.api.errors import ApiError
 from weft.lab.api.protobuf import decoded
 
@@ -66,9 +66,25 @@ def test_a_namespace_that_is_created_can_be_used(cluster: Cluster) -> None:
     assert cluster.run("get", "configmaps", "-n", "team", "-o", "name") == "configmap/inside\n"
 
 
+def test_a_node_is_drained(cluster: Cluster) -> None:
+    cluster.run("apply", "-f", "-", given=POD)
+    said = cluster.run("drain", "node01", "--force")
+    assert "pod/web evicted" in said or "pod/web deleted" in said
+    assert "No resources found" in cluster.run("get", "pods")
+    assert "SchedulingDisabled" in cluster.run("get", "node", "node01")
+
+
+def test_zero_seconds_are_not_no_seconds() -> None:
+    # Type meta, then options with gracePeriodSeconds or without.
+    head = b"k8s\x00\x0a\x13\x0a\x02v1\x12\x0dDeleteOptions"
+    assert int(decoded(head + b"\x12\x02\x08\x00")["gracePeriodSeconds"]) == 0
+    assert int(decoded(head + b"\x12\x02\x08\x1e")["gracePeriodSeconds"]) == 30
+    assert "gracePeriodSeconds" not in decoded(head + b"\x12\x00")
+
+
 def test_what_the_lab_does_not_read_is_refused_with_the_mend(cluster: Cluster) -> None:
     said = cluster.run("create", "deployment", "web", "--image=nginx", status=1)
-    assert "this client sends Deployment as protobuf" in said
+    assert "takes Deployment as JSON or YAML only" in said
     assert "--dry-run=client -o yaml | kubectl apply -f -" in said
 
 

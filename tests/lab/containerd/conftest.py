@@ -44,7 +44,7 @@ def running(*options: str) -> Iterator[Lab]:
         made.weft("down")
         assert made.left() == []
         assert inside_of(made) == []
-        assert list(Path("/sys/fs/cgroup").glob(f"**/weft-lab.{made.name}.*")) == []
+        assert made.cgroups() == []
         assert own_network() == before
 
 

@@ -83,6 +83,12 @@ def test_a_daemonsets_pod_that_is_deleted_is_made_anew_when_it_has_ended(lab: La
         return {item["spec"]["nodeName"]: item["metadata"]["name"] for item in listed["items"]}
 
     before = weave()
+    inside = ("kubectl", "exec", "-n", "kube-system", "ds/weave-net", "-c", "weave", "--")
+    assert "Status: ready" in lab.weft(*inside, "weft", "status")
+    assert "Service: router" in lab.weft(*inside, "/home/weave/weave", "--local", "status")
+    said = lab.weft("kubectl", "logs", "-n", "kube-system", before["node01"], "-c", "weave", "--tail=3")
+    assert 1 <= len(said.splitlines()) <= 3
+    assert "web-1" in lab.weft("kubectl", "exec", "web-1", "--", "hostname")
     folder = state_of(lab).node_folder("node01") / "run/weft-lab/runc"
     containers = {entry.name for entry in folder.iterdir()}
     lab.weft("kubectl", "-n", "kube-system", "delete", "pod", before["node01"])

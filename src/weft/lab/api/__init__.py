@@ -13,11 +13,12 @@ no controllers, no scheduler, no admission, no defaults beyond metadata.
 ``tables``     what ``kubectl get`` prints
 ``discovery``  what it says about itself
 ``deletion``   what a DELETE leaves to kubelets
-``handler``    HTTP
+``exchange``   one request and its answer; ``handler``: what is done for it
+``pod_access`` what a kubelet serves, asked for by ``pod_requests``: ``logs``, ``remote_command``
 ``server``     the server as a whole
 """
 
-from weft.lab.api.handler import Faults
+from weft.lab.api.exchange import Faults
 from weft.lab.api.server import ApiServer
 
 __all__ = ["ApiServer", "Faults"]

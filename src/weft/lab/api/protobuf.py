@@ -44,6 +44,17 @@ _message = Messages(
 )
 
 
+_options = Messages(
+    "kubernetes",
+    {
+        "DeleteOptions": "int64 gracePeriodSeconds=1, Preconditions preconditions=2, string propagationPolicy=4, "
+        "repeated string dryRun=5",
+        "Preconditions": "string uid=1, string resourceVersion=2",
+    },
+    presence=True,
+)
+
+
 def decoded(body: bytes) -> dict[str, Any]:
     """The object as JSON has it. Raises ApiError."""
     try:
@@ -51,15 +62,17 @@ def decoded(body: bytes) -> dict[str, Any]:
             raise DecodeError("it does not begin as it should")
         envelope = _message("Unknown").FromString(body[len(_MAGIC) :])
         kind = envelope.typeMeta.kind
-        if kind not in _KINDS:
+        if kind == "DeleteOptions":
+            found = _options(kind).FromString(envelope.raw)
+        elif kind in _KINDS:
+            found = _message(kind).FromString(envelope.raw)
+        else:
             raise ApiError(
                 "UnsupportedMediaType",
-                f"this client sends {kind} as protobuf, which a lab's API server reads of {', '.join(_KINDS)}: "
+                f"a lab's API server takes {kind or 'this'} as JSON or YAML only, and this client sends protobuf: "
                 "add '--dry-run=client -o yaml | kubectl apply -f -'",
             )
-        item: dict[str, Any] = MessageToDict(
-            _message(kind).FromString(envelope.raw), preserving_proto_field_name=True
-        )
+        item: dict[str, Any] = MessageToDict(found, preserving_proto_field_name=True)
     except DecodeError as error:
         raise ApiError("BadRequest", f"the request's protobuf cannot be read: {error}") from None
     return {"apiVersion": envelope.typeMeta.apiVersion, "kind": kind, **item}

@@ -6,13 +6,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from weft.lab.api.errors import ApiError
 from weft.lab.api.kinds import Kind, find
+from weft.lab.api.pod_access import SUBRESOURCES
 from weft.lab.api.selectors import by_fields, by_labels
 from weft.lab.api.storage import Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path names: a collection where ``name`` is empty. ``subresource`` is empty or ``status``."""
+    """What a path names: a collection where ``name`` is empty. ``subresource``: ``status``, a pod's, or none."""
 
     kind: Kind
     namespace: str
@@ -63,7 +64,8 @@ def parse(url: str) -> Target:
         namespace, rest = rest[1], rest[2:]
     plural, name, subresource = (*rest, "", "", "")[:3]
     kind = find(group, version, plural)
-    if kind is None or len(rest) > 3 or subresource not in ("", "status") or (namespace and not kind.namespaced):
+    known = ("", "status", *(SUBRESOURCES if kind and kind.name == "Pod" else ()))
+    if kind is None or len(rest) > 3 or subresource not in known or (namespace and not kind.namespaced):
         raise ApiError("NotFound", "the server could not find the requested resource")
     if kind.namespaced and name and not namespace:
         raise ApiError("NotFound", "the server could not find the requested resource")

@@ -3,8 +3,10 @@
 import ssl
 import threading
 
-from weft.lab.api.handler import Admit, Authorize, Handler, Serving
+from weft.lab.api.exchange import Admit, Authorize, Serving
+from weft.lab.api.handler import Handler
 from weft.lab.api.listener import listener
+from weft.lab.api.pod_access import PodAccess
 from weft.lab.api.storage import Storage
 
 #: Seconds between two looks of the listener at whether it is to stop.
@@ -23,10 +25,12 @@ class ApiServer(Serving):
         tls: ssl.SSLContext | None = None,
         authorize: Authorize | None = None,
         admit: Admit | None = None,
+        pods: PodAccess | None = None,
     ) -> None:
         super().__init__(storage or Storage(), authorize, bookmark_interval)
         if admit is not None:
             self.admit = admit
+        self.pods = pods
         self._scheme = "https" if tls else "http"
         own = {"api": self, "disable_nagle_algorithm": not isinstance(address, str)}
         self._server = listener(address, type("Handler", (Handler,), own), tls)

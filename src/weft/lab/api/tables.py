@@ -92,7 +92,8 @@ def _pod_status(item: Object) -> str:
         if "terminated" not in state:
             return f"Init:{number}/{len(initial)}"
     for one in reversed(status.get("containerStatuses") or []):
-        if reason := one.get("state", {}).get("waiting", {}).get("reason"):
+        state = one.get("state", {})
+        if reason := (state.get("waiting") or state.get("terminated") or {}).get("reason"):
             return str(reason)
     return str(status.get("phase") or "Unknown")
 

@@ -17,8 +17,8 @@ _WITHOUT_CONTROLLER = {
     "Service": "a lab has no kube-proxy and no DNS: ask pods at their own addresses ('kubectl get pods -o wide')",
 }
 _OWN_PROGRAM = (
-    "a lab's pods all run the lab's own program, which answers on TCP port 80 and on the pod's containerPorts: "
-    "image and command are not used"
+    "a lab's pods all run the lab's own program, which answers on TCP port 80 and on the pod's containerPorts; "
+    "the image is not used, and the command runs for who attaches to it"
 )
 
 

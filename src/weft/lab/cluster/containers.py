@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def remove_all() -> None:
         for folder in _STATE.iterdir():
             remove(folder.name)
     shutil.rmtree(FOLDER / "bundles", ignore_errors=True)
+
+
+def full_name(node: str, pod: str, container: str) -> str:
+    """How runc knows a pod's container: its state is one folder for all nodes of some labs."""
+    return f"{node}.{pod}.{container}"
+
+
+def log_name(namespace: str, pod: str, container: str) -> str:
+    """The file among ``LOGS`` with what a container says."""
+    return f"{namespace}_{pod}_{container}.log"
+
+
+def execute(name: str, words: Sequence[str], *, tty: bool) -> list[str]:
+    """The command that runs words in a container, from within its node."""
+    return _runc("exec", *(["--tty"] if tty else []), name, *words)
 
 
 def cgroup(lab: str, name: str) -> str:

@@ -25,6 +25,7 @@ from weft.lab.api.storage import Object, Selection, Storage
 from weft.lab.cluster import daemonsets, objects, scheduler
 from weft.lab.cluster.access import make_certificate, write_kubeconfig
 from weft.lab.cluster.admission import admit
+from weft.lab.cluster.inside import Inside
 from weft.lab.cluster.lab_pods import LabPods
 from weft.lab.cluster.manifests import now, ready_condition
 from weft.lab.state import LabState
@@ -51,6 +52,7 @@ def start(lab: LabState) -> None:
 
 def main(lab_folder: str, address: str) -> int:
     """Serve until SIGTERM. The socket appears when all else is there."""
+    os.chdir("/")  # where commands in pods begin
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
@@ -60,7 +62,14 @@ def main(lab_folder: str, address: str) -> int:
     certificate, key = make_certificate(folder, address)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    public = ApiServer((address, PORT), storage=storage, tls=tls, authorize=RoleBasedAccess(storage), admit=admit)
+    public = ApiServer(
+        (address, PORT),
+        storage=storage,
+        tls=tls,
+        authorize=RoleBasedAccess(storage),
+        admit=admit,
+        pods=Inside(Path(lab_folder).name, storage),
+    )
     public.start()
     write_kubeconfig(Path(lab_folder) / "store" / KUBECONFIG, public.url, certificate)
     (folder / objects.SOCKET).unlink(missing_ok=True)

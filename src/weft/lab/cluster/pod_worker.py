@@ -11,7 +11,7 @@ from typing import Any
 from weft.lab.api.deletion import DEFAULT_GRACE
 from weft.lab.cluster import images, volumes
 from weft.lab.cluster.container_spec import Unsupported, runtime_config
-from weft.lab.cluster.containers import FOLDER, LOGS, CannotRun, Container, cgroup
+from weft.lab.cluster.containers import FOLDER, LOGS, CannotRun, Container, cgroup, full_name, log_name
 from weft.lab.cluster.manifests import now
 from weft.lab.topology import LabError
 
@@ -110,7 +110,7 @@ class PodWorker:
             if self._volumes is None:
                 self._volumes = volumes.prepare(self.pod, self._folder, self._host.authority)
             image = images.find(place.manifest["image"], self._host.store)
-            full = f"{self._host.node}.{self.pod['metadata']['name']}.{name}"
+            full = full_name(self._host.node, self.pod["metadata"]["name"], name)
             config = runtime_config(
                 self.pod, place.manifest, image, self._volumes, self._host.variables, cgroup(self._host.lab, full)
             )
@@ -130,7 +130,7 @@ class PodWorker:
     def log(self, container: str) -> Path:
         """What a container said, as it is seen on the node."""
         metadata = self.pod["metadata"]
-        return LOGS / f"{metadata['namespace']}_{metadata['name']}_{container}.log"
+        return LOGS / log_name(metadata["namespace"], metadata["name"], container)
 
     def _later(self, place: _Place, reason: str, message: str) -> None:
         place.pause = min(_LONGEST_PAUSE, place.pause * 2 or _FIRST_PAUSE)

@@ -1,5 +1,6 @@
 """Pods as processes of this machine, seen from outside of the nodes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,8 +60,10 @@ class Processes:
         for outcome in _run_jobs(lab, pod.node, "del", [pod]):
             if outcome.error:
                 raise LabError(f"pod {pod.name}: {outcome.error}")
-        if pod.process and pod.process.alive:
-            os.kill(pod.process.pid, signal.SIGKILL)
+        # Its own process, and what commands have left running there.
+        for pid in network.processes_in([_namespace(lab, pod)]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         network.delete_namespaces([_namespace(lab, pod)])
 
     def remove_strays(self, lab: LabState) -> int:
