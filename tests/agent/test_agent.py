@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from ipaddress import ip_interface
@@ -50,6 +49,20 @@ def eventually(condition: Any, seconds: float = 10) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def refusal_of(node: Node, status: int | None, said: str) -> str:
+    """The line in which an agent said so that ended with this status; without one, that waits and is not ready."""
+    assert node.agent is not None
+    begun = "weft agent: "
+    if status is None:
+        begun = "the store is away ("
+        assert eventually(lambda: said in node.log.read_text(), 60), node.log.read_text()
+        assert (node.agent.poll(), node.status()) == (None, 503)
+    else:
+        assert node.agent.wait(60) == status, node.log.read_text()
+    (line,) = [line for line in node.log.read_text().splitlines() if begun in line and said in line]
+    return line
 
 
 def test_pods_on_two_nodes_reach_each_other_without_nat(nodes: list[Node]) -> None:
@@ -413,17 +426,3 @@ def test_a_second_agent_on_the_same_state_is_refused(nodes: list[Node]) -> None:
     status, said = refusal(nodes[0], "--range", "10.244.0.0/16")
     assert status == 2
     assert "another agent" in said
-
-
-def test_without_a_capability_that_it_needs_an_agent_says_which(nodes: list[Node]) -> None:
-    """At its start, when the readiness probe can still tell, not at the first ADD."""
-    node = nodes[0]
-    node.kill()
-    command = [
-        "nsenter", f"--net={path(node.namespace)}", "--", "setpriv", "--bounding-set", "-sys_admin", "--",
-        sys.executable, "-m", "weft", "agent", "--node-name", node.name, "--store", f"sqlite://{node.store}",
-        "--http-address", "off", "--state-dir", str(node.folder / "state"), "--run-dir", str(node.folder / "run"),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert "give the agent CAP_SYS_ADMIN" in done.stderr

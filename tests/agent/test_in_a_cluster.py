@@ -72,20 +72,22 @@ def apply_manifest(storage: Storage) -> None:
 
 
 @contextmanager
-def serve_with_rights(folder: Path, names: tuple[str, ...], *options: str) -> Iterator[Cluster]:
-    """Nodes that are up, and an API server that has the manifest."""
+def serve_with_rights(
+    folder: Path, names: tuple[str, ...], *options: str, late: tuple[str, ...] = ()
+) -> Iterator[Cluster]:
+    """Nodes that are up but for the ``late`` ones, and an API server that has the manifest."""
     storage = Storage()
     apply_manifest(storage)
-    for name in names:
+    for name in (*names, *late):
         new_node(storage, name)
     access = folder / "kubeconfig"
     access.write_text(kubeconfig(f"http://{ADDRESS[0]}:{ADDRESS[1]}", token="kube-system/weave-net"))  # noqa: S106
     with cluster(
-        folder, names, "--range", "10.244.0.0/16", "--store", f"kubernetes://{access}", *options
+        folder, (*names, *late), "--range", "10.244.0.0/16", "--store", f"kubernetes://{access}", *options
     ) as nodes:
         result = Cluster(nodes, storage, serve(nodes[0].wire, storage))
         try:
-            for node in nodes:
+            for node in nodes[: len(names)]:
                 node.start()
             yield result
         finally:
@@ -110,12 +112,12 @@ def test_a_network_over_the_api_server(made: Cluster) -> None:
     assert set(made.owners().values()) == set(NAMES)
     assert json.loads(made.node("node01")["metadata"]["annotations"][NODE_ANNOTATION])["gateway"] == "10.244.192.0"
     assert eventually(lambda: made.node("node01")["status"]["conditions"])
-    (condition,) = made.node("node01")["status"]["conditions"]
-    assert (condition["type"], condition["status"], condition["reason"]) == (
-        "NetworkUnavailable",
-        "False",
-        "WeaveIsUp",
-    )
+    assert [
+        (one["type"], one["status"], one["reason"]) for one in made.node("node01")["status"]["conditions"]
+    ] == [
+        ("NetworkUnavailable", "False", "WeaveIsUp"),
+        ("CNIConfigurationShadowed", "False", "WeaveIsFirst"),
+    ]
 
 
 def test_without_the_api_server_pods_come_and_go_and_agents_start(made: Cluster) -> None:

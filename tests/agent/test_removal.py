@@ -18,6 +18,7 @@ from weft.ipam.ranges import PodRange, parse_ranges
 from weft.lab.api.kinds import find
 from weft.store import Event as StoreEvent
 from weft.store import Store, StoreError, StoreUnavailable, open_store
+from weft.troubles import Troubles
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
 
@@ -146,12 +147,14 @@ def test_a_node_object_that_is_deleted_and_made_anew_is_signed_in_soon(tmp_path:
             if refused.is_set():
                 signed_in.set()
 
-        caring = Thread(target=member.addresses.care, args=(stopping, check))
+        concern = Troubles().about("this node's blocks", "")
+        caring = Thread(target=member.addresses.care, args=(stopping, check, concern))
         caring.start()
         try:
             assert refused.wait(30)
             with pytest.raises(AddressesExhausted, match="cannot sign in again: there is no Node object 'b'"):
                 member.addresses.take()
+            assert "cannot sign in again" in str(concern.trouble)
             engine.server.storage.create(nodes, "", {"metadata": {"name": "b"}})
             assert signed_in.wait(addresses.CARE_INTERVAL / 2)
         finally:

@@ -38,7 +38,7 @@ PODS = PodRange(IPv4Network("10.244.0.0/16"), 18)
 PODS6 = PodRange(IPv6Network("fd00::/64"), 120)
 OWN = [IPv4Network("10.244.0.0/18"), IPv4Network("10.244.64.0/18")]
 REPORT = Report(
-    ready=True,
+    serving=True,
     name="controlplane",
     address="172.25.1.2",
     gateway="10.244.0.1",
@@ -167,7 +167,7 @@ def test_the_labels_of_weave_status() -> None:
 
 def test_ready_is_200_and_not_ready_503(served: Served) -> None:
     assert fetch(served.path, "/status") == (200, summary(REPORT).encode())
-    served.report = replace(REPORT, ready=False)
+    served.report = replace(REPORT, serving=False)
     assert fetch(served.path, "/status")[0] == 503
     assert json.loads(fetch(served.path, "/report")[1])["ready"] is False
 
@@ -200,7 +200,7 @@ def test_the_socket_is_roots_alone(served: Served) -> None:
 
 
 def test_health_is_not_readiness(served: Served) -> None:
-    served.report = replace(served.report, ready=False)
+    served.report = replace(served.report, serving=False)
     assert fetch(served.path, "/healthz") == (200, b"ok\n")
     assert fetch(served.path, "/status")[0] == 503
 
@@ -311,7 +311,7 @@ def test_weft_status(served: Served, tmp_path: Path) -> None:
     report = json.loads(weft_status(tmp_path, "-o", "json").stdout)
     assert report["peers"][0]["blocks"] == ["10.244.192.0/18"]
     assert weft_status(tmp_path, "weather").returncode == 2
-    served.report = replace(REPORT, ready=False)
+    served.report = replace(REPORT, serving=False)
     done = weft_status(tmp_path)
     assert (done.returncode, "not ready" in done.stderr) == (1, True)
 

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 
 from tests.certificates import certificate, tls_context
 from tests.store.engines import kubeconfig
+from weft import privileges
 from weft.lab.api import ApiServer
 from weft.lab.api.kinds import find
 from weft.lab.api.rbac import ADMIN_TOKEN, RoleBasedAccess
@@ -18,6 +19,7 @@ from weft.lab.api.storage import Storage
 from weft.store import StoreUnavailable, open_store
 
 MANIFEST = Path(__file__).parents[2] / "deploy" / "weave-daemonset-k8s.yaml"
+DOCS = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 SEED = """\
 serviceaccount/weave-net created
 clusterrole.rbac.authorization.k8s.io/weave-net created
@@ -155,3 +157,25 @@ def test_a_server_that_adds_defaults_changes_no_reference() -> None:
     ]
     assert len(variables) == 3
     assert all(set(reference) == {"apiVersion", "fieldPath"} for reference in variables)
+
+
+@pytest.mark.parametrize(
+    ("container", "table"),
+    [("weave-init", privileges.INSTALL), ("weave", privileges.AGENT), ("weave-npc", privileges.POLICY)],
+)
+def test_a_container_has_the_capabilities_that_its_program_asks_for_and_no_more(
+    container: str, table: Sequence[privileges.Capability]
+) -> None:
+    (daemonset,) = [item for item in yaml.safe_load_all(MANIFEST.read_text()) if item["kind"] == "DaemonSet"]
+    pod = daemonset["spec"]["template"]["spec"]
+    found = {
+        one["name"]: one["securityContext"]["capabilities"] for one in (*pod["initContainers"], *pod["containers"])
+    }
+    assert found[container] == {"drop": ["ALL"], "add": [each.name for each in table]}
+    # What each is for is told where it is given, and in the docs.
+    told = MANIFEST.read_text()
+    row = next(line for line in DOCS.read_text().splitlines() if line.startswith(f"| `{container}` |"))
+    for each in table:
+        assert each.name in row
+        if each.needed:
+            assert f"- {each.name} # {each.why}" in told

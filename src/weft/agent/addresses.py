@@ -13,6 +13,7 @@ from weft.ipam.pool import AddressInUse, Pool, PoolExhausted
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange, common, listed
 from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import StoreError
+from weft.troubles import Concern
 
 _log = logging.getLogger(__name__)
 
@@ -109,25 +110,48 @@ class Addresses(Blocks):
                 for pool in self._pools
             ]
 
+    @property
+    def suspended(self) -> str:
+        """Why nothing is given out and pods may be cut off from other nodes; empty where that is not so."""
+        return self._suspended
+
+    def lacking(self) -> str:
+        """Why no pod can get an address now, as far as is known without asking the store; empty where one can."""
+        for version in self._pools.versions:
+            family = self._pools.family(version)
+            with self._lock:
+                missing = "" if any(pool.free for pool in family) else self._missing(version, ())
+            why = self._why_no_further([pool.pods for pool in family]) if missing else ""
+            if why and self._pools.is_open(version):
+                return f"{missing}, and no further block can be had: {why}"
+        return ""
+
+    def _why_no_further(self, family: Sequence[PodRange]) -> str:
+        if self._claiming.away or not self._live.heard:
+            return self._claiming.away or "the store is away"
+        claimed = self._live.claimed()
+        if any(claimed.gaps(pods) for pods in family if not pods.closed):
+            return ""
+        return f"every block of {listed([pods.network for pods in family])} has an owner"
+
     def suspend(self, reason: str) -> None:
         """Give out nothing for this reason; an empty one ends that."""
         self._suspended = reason
 
-    def care(self, stopping: threading.Event, check: Callable[[], None]) -> None:
+    def care(self, stopping: threading.Event, check: Callable[[], None], concern: Concern) -> None:
         """Keep one empty block ahead and give back what is beyond it, until told to stop.
 
-        ``check`` is called first, each time: whether what this node holds is still its own.
+        ``check`` is called first, each time: whether what this node holds is still its own. ``concern`` is told
+        where something of that cannot be.
         """
-        said = ""
         while not stopping.is_set():
             try:
                 check()
                 self.keep_one_spare()
-                said = ""
+                concern.over()
             except (StoreError, ClusterError, shares.RangeExhausted) as error:
-                if str(error) != said:
-                    _log.warning("this node's blocks: %s", error)
-                said = str(error)
+                refused = isinstance(error, StoreError) and error.refused
+                concern.note(str(error), "pods get what is free here", refused=refused)
             self._wake.wait(SUSPENDED_INTERVAL if self._suspended else CARE_INTERVAL)
             self._wake.clear()
 

@@ -119,15 +119,10 @@ class Attachments:
                 self.retire(attachment)
 
     def ensure_ready(self) -> None:
-        counts = self._addresses.counts()
-        for version in {count.pods.version for count in counts if not count.pods.closed}:
-            family = [count for count in counts if count.pods.version == version]
-            if not any(count.free for count in family):
-                in_use = sum(count.in_use for count in family)
-                raise CniError(
-                    ErrorCode.NOT_AVAILABLE,
-                    f"all {in_use} addresses of this node's blocks are in use, none is free",
-                )
+        if why := self._addresses.suspended:
+            raise CniError(ErrorCode.LIMITED_CONNECTIVITY, why)
+        if why := self._addresses.lacking():
+            raise CniError(ErrorCode.NOT_AVAILABLE, why)
 
     def reconcile(self) -> None:
         """Bring journal and kernel together after a start: what one of them has and the other lacks.

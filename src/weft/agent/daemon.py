@@ -1,60 +1,52 @@
-"""The agent's life: start in an order in which a crash at any line is repaired by starting again."""
+"""An agent's life: start in an order in which a crash at any line is repaired by starting again."""
 
 import logging
 import os
-import signal
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
-from weft.agent import leases
+from weft.agent import leases, policy
 from weft.agent.addresses import Addresses
 from weft.agent.attachments import Attachments, free_addresses
 from weft.agent.cluster import Cluster
-from weft.agent.cni_configuration import CONFIG_FILE, write_configuration
+from weft.agent.cni_configuration import CONFIG_FILE, ConfigurationWatch, write_configuration
 from weft.agent.collector import Collector
-from weft.agent.dataplane import (
-    Dataplane,
-    UnderlayError,
-    addresses_of_bridge,
-    find_underlay,
-)
+from weft.agent.dataplane import Dataplane, addresses_of_bridge, find_underlay
 from weft.agent.dispatch import Dispatcher
 from weft.agent.enrolment import BlockLost, Enrolment
-from weft.agent.journal import Journal, JournalError, State
+from weft.agent.journal import Journal, State
 from weft.agent.live_view import LiveView
 from weft.agent.membership import Membership
+from weft.agent.node_condition import open_conditions
 from weft.agent.node_pods import open_node_pods
-from weft.agent.policy import gate, in_force, open_policy
-from weft.agent.preconditions import only_one, overlap, require_namespaces
+from weft.agent.preconditions import overlap
 from weft.agent.range_changes import change_ranges
 from weft.agent.reaper import Reaper
 from weft.agent.reclaim import Reclaimer, remove_peer
-from weft.agent.records import ClusterError, NodeRecord
+from weft.agent.records import NodeRecord
 from weft.agent.report import ESTABLISHED, FAILED, PENDING, PeerReport, Report
 from weft.agent.requests import open_objects
 from weft.agent.requests.pods import PodRequests
 from weft.agent.server import LauncherServer
 from weft.agent.settings import Settings, SettingsError
-from weft.agent.status import StatusServer
 from weft.agent.takeover.foreign import open_foreign
+from weft.agent.takeover.looking import database_files
 from weft.agent.takeover.planner import Refusal
 from weft.agent.takeover.takeover import Takeover, TakeoverRefused, examine, is_fresh
 from weft.agent.wire import Request
 from weft.fabric import weave
 from weft.fabric.plan import Node, derived_link_address
-from weft.ipam.pool import PoolExhausted
 from weft.ipam.ranges import IPAddress, IPNetwork, PodRange
-from weft.ipam.shares import RangeExhausted
-from weft.kernel.netlink import NetlinkError
 from weft.plugins.main.weave_net import WeaveNet
 from weft.plugins.main.weave_requests import requested_by_runtime
 from weft.plugins.main.weave_settings import TYPE
 from weft.store import StoreError, open_when_possible
+from weft.troubles import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -68,55 +60,37 @@ STOP_TIMEOUT = 5.0
 STOP_INTERVAL = 1.0
 
 
-def run(settings: Settings) -> int:
-    """Run the agent until SIGTERM or SIGINT; the exit status.
-
-    2 for settings that cannot be used here, 1 where something it needs is not there: a later start may
-    succeed. Either comes with one line on standard error.
-    """
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    try:
-        with only_one(settings.state_dir):
-            while Agent(settings, stopping).run():
-                pass
-    except (SettingsError, ClusterError, UnderlayError, ValueError) as error:
-        print(f"weft agent: {error}", file=sys.stderr)
-        return 2
-    except TakeoverRefused as refused:
-        print(f"weft agent: {refused}", file=sys.stderr)
-        return 1
-    except (StoreError, JournalError, RangeExhausted, PoolExhausted, NetlinkError, OSError) as error:
-        print(f"weft agent: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 class Agent:
     """One node's agent: builds the parts, starts them in order, ends them in reverse."""
 
-    def __init__(self, settings: Settings, asked_to_stop: threading.Event) -> None:
+    def __init__(
+        self, settings: Settings, asked_to_stop: threading.Event, troubles: Troubles, opened: ExitStack
+    ) -> None:
+        """What is opened is closed with ``opened``, once ``run`` is over or this has failed.
+
+        Raises StoreUnavailable where the store must be asked and does not answer, and what
+        ``weft.agent.process.run`` ends with.
+        """
         self._settings = settings
         self._asked_to_stop = asked_to_stop
+        self._troubles = troubles
         self._ending = threading.Event()
-        self._ready = False
+        self._serving = False
         self._threads: list[threading.Thread] = []
-        require_namespaces()
+        self._left_by_weave: list[str] = []
         underlay = find_underlay(settings.node_address)
         if why := overlap(settings.ranges):
             raise SettingsError(why)
         settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._objects = open_objects(settings)
-        self._journal = Journal(settings.state_dir / "journal.db")
-        self._store = open_when_possible(settings.store)
+        if self._objects is not None:
+            opened.callback(self._objects.close)
+        self._journal = opened.enter_context(closing(Journal(settings.state_dir / "journal.db")))
+        self._store = opened.enter_context(closing(open_when_possible(settings.store)))
         self._cluster = Cluster(self._store)
         self._live = LiveView(settings.state_dir / "view.json")
         name = settings.node_name
-        self._foreign = open_foreign(settings.store, name)
+        self._foreign = opened.enter_context(closing(open_foreign(settings.store, name)))
         self._takeover = self._begin_takeover(underlay.mtu)
         self._mtu = partial(weave.mtu, underlay.mtu, settings.mtu or self._takeover.mtu)
         self._addresses = Addresses(
@@ -129,7 +103,7 @@ class Agent:
             return NodeRecord(underlay.address, vtep, gateway, instance, gateway6)
 
         self._enrolment = Enrolment(
-            self._cluster, self._journal, self._addresses, self._live, name, record, self._why_not
+            self._cluster, self._journal, self._addresses, self._live, name, record, self._why_not, troubles
         )
         self._enter()
         networks = [pods.network for pods in self._addresses.ranges]
@@ -140,16 +114,19 @@ class Agent:
         self._reaper = Reaper(self._journal, free_addresses(self._addresses))
         self._attachments = Attachments(self._journal, self._addresses, self._dataplane, self._reaper)
         self._membership = Membership(
-            self._cluster, self._live, self._dataplane, self._node, self._enrolment, self._announce
+            self._cluster, self._live, self._dataplane, self._node, self._enrolment, self._announce, troubles
         )
-        self._reclaimer = Reclaimer(self._cluster, self._live, name)
-        self._policy = open_policy(settings)
+        self._reclaimer = Reclaimer(self._cluster, self._live, name, troubles)
+        self._policy = policy.open_policy(settings)
+        self._gate = policy.gate(settings, self._policy)
         self._leases = leases.open_daemon(settings)
         asked = PodRequests(lambda: self._addresses.ranges, self._journal, self._objects)
         requests = asked if settings.annotations else requested_by_runtime
-        attach = WeaveNet(self._attachments, requests, gate(settings, self._policy))
+        attach = WeaveNet(self._attachments, requests, self._gate)
         self._dispatcher = Dispatcher({TYPE: attach, **leases.plugins(settings)}, settings.deletions)
         self._server = LauncherServer(settings.cni_socket, self._dispatcher, self._undo)
+        self._conditions = open_conditions(settings.store, name)
+        self._configuration = ConfigurationWatch(settings.cni_conf_dir, troubles, self._conditions.shadowed)
         self._pods = open_node_pods(settings.store, name)
         self._collector = Collector(
             self._journal,
@@ -161,18 +138,9 @@ class Agent:
             settings.collect_after or 0.0,
         )
 
-    def run(self) -> bool:
-        """Serve until told to stop. True where this node's place in the cluster has changed so much that a new
-        agent must take over."""
-        status = StatusServer(
-            self._settings.status_socket,
-            self._settings.http_address,
-            self._report,
-            self._remove_peer,
-            self._settings.metrics_address,
-            partial(change_ranges, self._cluster, refusal=self._why_not),
-        )
-        status.start()
+    def run(self) -> None:
+        """Serve until told to stop, or until this node's place in the cluster has changed so much that a new agent
+        must take over."""
         # Nothing is told to the peers before the node can take their packets, nothing is served before
         # the last agent's leftovers and the DELs it missed are done.
         self._connect()
@@ -182,18 +150,18 @@ class Agent:
         self._replay_deletions()
         self._server.start()
         write_configuration(self._settings.cni_conf_dir, self._settings.hairpin)
-        self._ready = True
-        if self._settings.store.startswith("kubernetes://"):
-            self._start_thread("condition", self._clear_condition)
+        self._serving = True
+        self._tell_of_node()
+        for file in self._left_by_weave:
+            _log.warning("%s is Weave Net's and is not read; delete it when there is no way back", file)
         _log.info("ready: %s at %s, pods at %s", self._node.name, self._node.address, self._node.bridge)
         while not (self._asked_to_stop.wait(STOP_INTERVAL) or self._enrolment.outdated):
             pass
-        again = bool(self._enrolment.outdated) and not self._asked_to_stop.is_set()
-        if again:
-            _log.warning("starting anew: %s", self._enrolment.outdated)
-        else:
+        if self._asked_to_stop.is_set():
             _log.info("stopping; pods stay connected")
-        self._ready = False
+        else:
+            _log.warning("starting anew: %s", self._enrolment.outdated)
+        self._serving = False
         self._ending.set()
         self._server.stop(STOP_TIMEOUT)
         if self._leases is not None:
@@ -205,16 +173,6 @@ class Agent:
         self._live.keep(at_once=True)
         if self._policy is not None:
             self._policy.stop()
-        status.close()
-        self._close()
-        return again
-
-    def _close(self) -> None:
-        if self._objects is not None:
-            self._objects.close()
-        self._foreign.close()
-        self._store.close()
-        self._journal.close()
 
     def _begin_takeover(self, underlay_mtu: int) -> Takeover:
         """The take-over from Weave Net that the journal knows of, or a new one where it is here and we were not.
@@ -223,6 +181,7 @@ class Agent:
         """
         known = Takeover(self._journal)
         if is_fresh(self._journal):
+            self._left_by_weave = database_files()
             outcome = examine(self._settings, underlay_mtu, self._cluster, self._foreign)
             if isinstance(outcome, Refusal):
                 raise TakeoverRefused(outcome)
@@ -266,23 +225,23 @@ class Agent:
         self._membership.converge()
 
     def _announce(self, blocks: Sequence[IPNetwork]) -> None:
-        if self._ready or self._takeover.pending:
+        if self._serving or self._takeover.pending:
             self._takeover.announce(self._attachments.packets, blocks)
 
     def _finish_takeover(self) -> None:
-        self._takeover.finish(lambda: in_force(self._settings, self._policy), self._ending)
+        self._takeover.finish(self._are_policies_in_force, self._ending)
+
+    def _are_policies_in_force(self) -> bool:
+        return policy.in_force(self._settings, self._policy)
 
     def take_over(self) -> bool:
         """Take the node over from Weave Net and serve nothing; whether all of Weave's is gone that goes."""
-        try:
-            self._connect()
-            return self._takeover.attempt_to_finish(lambda: in_force(self._settings, self._policy))
-        finally:
-            self._close()
+        self._connect()
+        return self._takeover.attempt_to_finish(self._are_policies_in_force)
 
     def _start_threads(self) -> None:
         tasks: dict[str, Callable[[], None]] = {
-            "addresses": lambda: self._addresses.care(self._ending, self._enrolment.check),
+            "addresses": self._care_for_addresses,
             "watch": lambda: self._membership.follow(self._ending),
             "peers": lambda: self._membership.keep_converged(self._ending, REPAIR_INTERVAL),
             "reclaim": lambda: self._reclaimer.run(self._ending),
@@ -291,12 +250,17 @@ class Agent:
             "deletions": self._look_for_deletions,
             "takeover": self._finish_takeover,
         }
+        if self._gate is not None:
+            closed = self._troubles.about("no pod can be attached", "pods can be attached again")
+            tasks["policy"] = partial(policy.watch, self._gate, self._ending, closed)
         if self._leases is not None:
             tasks["dhcp"] = self._leases.run
         if self._objects is not None:
-            tasks["namespaces"] = partial(self._objects.follow, self._ending)
+            namespaces = self._troubles.about("namespaces are not told", "namespaces are told again")
+            tasks["namespaces"] = partial(self._objects.follow, self._ending, namespaces)
         if self._settings.collect_after is not None:
-            tasks["pods"] = partial(self._pods.follow, self._ending)
+            pods = self._troubles.about("which pods this node has is not told", "this node's pods are told again")
+            tasks["pods"] = partial(self._pods.follow, self._ending, pods)
             tasks["collector"] = partial(self._collector.run, self._ending)
         for name, task in tasks.items():
             self._start_thread(name, task)
@@ -314,10 +278,16 @@ class Agent:
             _log.exception("%s failed; the agent ends", name)
             os._exit(1)
 
-    def _clear_condition(self) -> None:
-        from weft.agent.node_condition import clear_network_unavailable  # noqa: PLC0415  # only in a cluster
+    def _tell_of_node(self) -> None:
+        """From now on whoever asks is told how this node is."""
+        self._configuration.look()
+        untold = self._troubles.about("this node's conditions are not told", "this node's conditions are told")
+        self._start_thread("configuration", partial(self._configuration.run, self._ending))
+        self._start_thread("conditions", partial(self._conditions.run, self._ending, untold))
 
-        clear_network_unavailable(self._settings.store, self._node.name, self._ending)
+    def _care_for_addresses(self) -> None:
+        concern = self._troubles.about("this node's blocks want care", "this node's blocks are as they should be")
+        self._addresses.care(self._ending, self._enrolment.check, concern)
 
     def _look_for_deletions(self) -> None:
         while not self._ending.wait(DELETIONS_INTERVAL):
@@ -337,7 +307,8 @@ class Agent:
                 return  # the container was added again
             self._dispatcher.run(request)
 
-    def _report(self) -> Report:
+    def report(self) -> Report:
+        """All that is told of this node."""
         reached = self._membership.peers()
         silent, removed = self._live.silent(self._node.name), self._live.removed()
         peers = [
@@ -350,7 +321,7 @@ class Agent:
             if peer.name not in listed
         ]
         return Report(
-            ready=self._ready,
+            serving=self._serving,
             name=self._node.name,
             address=str(self._node.address),
             gateway=str(self._node.bridge.ip),
@@ -364,6 +335,7 @@ class Agent:
             gateway6=str(self._node.bridge6.ip) if self._node.bridge6 else "",
             collected=self._collector.collected,
             gateways=self._addresses.gateways,
+            troubles=self._troubles.present,
         )
 
     def _give_signs_of_life(self) -> None:
@@ -379,8 +351,13 @@ class Agent:
                 _log.debug("no sign of life can be given: %s", error)
                 pause = lasts / 12
 
-    def _remove_peer(self, name: str) -> str:
+    def remove_peer(self, name: str) -> str:
+        """Take a node that is gone for good out of the cluster; what to say. Raises NoSuchPeer, StoreError."""
         return remove_peer(self._cluster, name, self._node.name)
+
+    def change_ranges(self, verb: str, value: str) -> str:
+        """Change the cluster's ranges; what to say. Raises what ``weft.agent.range_changes`` does."""
+        return change_ranges(self._cluster, verb, value, refusal=self._why_not)
 
 
 def _instance(journal: Journal) -> str:

@@ -16,6 +16,7 @@ from weft.ipam.agreement import Agreement, Disagreement, settled, with_ranges
 from weft.ipam.ownership import turn
 from weft.ipam.ranges import IPNetwork, PodRange
 from weft.store import StoreError, StoreUnavailable
+from weft.troubles import Concern, Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,11 @@ _TOLD = "told ranges"
 TURN = 0.01
 #: A node's record, given its bridge's addresses.
 MakeRecord = Callable[[IPv4Address | None, IPv6Address | None], NodeRecord]
+
+
+def about_store(troubles: Troubles) -> Concern:
+    """Whether the store answers this node."""
+    return troubles.about("the store is away", "the store is back")
 
 
 class BlockLost(ClusterError):
@@ -47,8 +53,10 @@ class Enrolment:
         name: str,
         record: MakeRecord,
         refusal: Callable[[Sequence[PodRange]], str] = lambda ranges: "",
+        troubles: Troubles | None = None,
     ) -> None:
         """``refusal`` tells why this node cannot have such ranges; empty where it can."""
+        self._away = about_store(troubles or Troubles())
         self._refusal = refusal
         self._cluster = cluster
         self._journal = journal
@@ -97,8 +105,10 @@ class Enrolment:
                 raise
             self._live.read()
             self._in_force, self._unheard = known, True
-            _log.warning("the store is away (%s); going on with the blocks and peers known before", error)
+            known_before = "going on with the blocks and peers known before"
+            self._away.note(str(error), known_before, refused=error.refused)
             return False
+        self._away.over(proven=True)
         self._in_force, self._unheard = agreed, False
         self._live.replace(view)
         self._live.keep(at_once=True)

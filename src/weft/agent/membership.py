@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from weft.agent.cluster import Cluster
 from weft.agent.dataplane import Dataplane
-from weft.agent.enrolment import Enrolment
+from weft.agent.enrolment import Enrolment, about_store
 from weft.agent.live_view import LiveView
 from weft.agent.records import ClusterError, is_about_ranges
 from weft.fabric import weave
 from weft.fabric.plan import Forwarding, IPNetwork, Node, Peer
 from weft.store import Compacted, StoreError
+from weft.troubles import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +36,12 @@ class Membership:
         node: Node,
         enrolment: Enrolment,
         newly_reached: Callable[[Sequence[IPNetwork]], None] = lambda blocks: None,
+        troubles: Troubles | None = None,
     ) -> None:
         """``enrolment`` is told where something about this node itself may have changed, ``newly_reached`` of
         peers' blocks to which the kernel knows the way from now on."""
         self._newly_reached = newly_reached
+        self._away = about_store(troubles or Troubles())
         self._cluster = cluster
         self._live = live
         self._dataplane = dataplane
@@ -101,16 +104,16 @@ class Membership:
 
     def follow(self, stopping: threading.Event) -> None:
         """Watch the store and fold changes in until told to stop."""
-        #: Why the store is away, as its members say it, in any order; empty while it is there.
-        away: set[str] = set()
+
+        def stopped() -> bool:
+            self._away.over()
+            return stopping.is_set()
+
         while not stopping.is_set():
             try:
-                if not self._live.heard or (away and self._enrolment.is_outdated()):
+                if not self._live.heard or (self._away.trouble and self._enrolment.is_outdated()):
                     self._list()
-                if away:
-                    _log.info("the store is back")
-                away = set()
-                for event in self._cluster.store.watch("", self._live.revision, stopping.is_set):
+                for event in self._cluster.store.watch("", self._live.revision, stopped):
                     about = self._live.apply(event)
                     with self._lock:
                         self._about |= about
@@ -120,10 +123,8 @@ class Membership:
             except Compacted:
                 self._list_soon(stopping)
             except (StoreError, ClusterError) as error:
-                reasons = set(str(error).split("; "))
-                if reasons != away:
-                    _log.warning("the store is away (%s); what is known stays in force", error)
-                away = reasons
+                refused = isinstance(error, StoreError) and error.refused
+                self._away.note(str(error), "what is known stays in force", refused=refused)
                 stopping.wait(RETRY)
 
     def keep_converged(self, stopping: threading.Event, interval: float) -> None:

@@ -59,7 +59,7 @@ class _Reported(Collector):
             ("weft_blocks", "Blocks that this node owns.", sum(len(count.blocks) for count in report.ranges)),
             ("weft_attachments", "Interfaces that are attached on this node.", report.attachments),
             ("weft_peers", "Other nodes that are known.", len(report.peers)),
-            ("weft_ready", "Whether the agent serves.", int(report.ready)),
+            ("weft_ready", "Whether /status says that the node is ready.", int(report.ready)),
             ("weft_store_problems", "Entries of the store that cannot be read.", len(report.problems)),
         ):
             yield GaugeMetricFamily(name, help_, value=value)

@@ -1,6 +1,7 @@
 """``weft migrate``: a take-over from Weave Net looked at, or done, without an agent that serves."""
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ from weft.agent.cluster import Cluster
 from weft.agent.daemon import Agent
 from weft.agent.dataplane import find_underlay
 from weft.agent.journal import Journal
-from weft.agent.preconditions import only_one
+from weft.agent.preconditions import only_one, require_privileges
 from weft.agent.settings import Settings
 from weft.agent.takeover.foreign import open_foreign
 from weft.agent.takeover.planner import Plan, Refusal
 from weft.agent.takeover.takeover import Takeover, examine, is_fresh
 from weft.store import open_store
+from weft.troubles import Troubles
 
 
 class AlreadyServed(Exception):
@@ -47,11 +49,12 @@ def look_ahead(settings: Settings) -> Plan | Refusal | None:
 def take_over(settings: Settings) -> bool:
     """Do it; False where Weave's network policies stay in force until an agent runs that has others.
 
-    Raises SettingsError where an agent runs, TakeoverRefused, and what ``weft.agent.daemon.run`` reports.
+    Raises SettingsError where an agent runs, TakeoverRefused, and what ``weft.agent.process.run`` reports.
     """
     bare = replace(settings, dhcp_socket=None, policy=replace(settings.policy, folder=None, api=""))
-    with only_one(settings.state_dir):
-        return Agent(bare, threading.Event()).take_over()
+    require_privileges(settings)
+    with only_one(settings.state_dir), ExitStack() as opened:
+        return Agent(bare, threading.Event(), Troubles(), opened).take_over()
 
 
 def _begun(settings: Settings) -> Plan | None:

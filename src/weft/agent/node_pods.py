@@ -1,6 +1,5 @@
 """This node's pods as the API server has them: one watch of a few objects."""
 
-import logging
 import queue
 import random
 import threading
@@ -8,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from weft.kubernetes import ApiError, Change, Client, Ended, Stream, Unreachable
-
-_log = logging.getLogger(__name__)
+from weft.troubles import Concern
 
 _PODS = "/api/v1/pods"
 #: A pod that the kubelet made of a file on its node; the object has another UID than the pod (kubelet/types).
@@ -27,8 +25,8 @@ class NodePods(Protocol):
     def known(self) -> Mapping[str, int] | None:
         """Seconds that each has to end, by UID; None where that is not known now."""
 
-    def follow(self, stopping: threading.Event) -> None:
-        """Keep ``known`` true until told to stop."""
+    def follow(self, stopping: threading.Event, concern: Concern) -> None:
+        """Keep ``known`` true until told to stop; ``concern`` is told where it cannot."""
 
 
 class NobodyTells:
@@ -37,7 +35,7 @@ class NobodyTells:
     def known(self) -> Mapping[str, int] | None:
         return None
 
-    def follow(self, stopping: threading.Event) -> None:
+    def follow(self, stopping: threading.Event, concern: Concern) -> None:
         """There is nobody to listen to."""
 
 
@@ -54,16 +52,16 @@ class PodsOfNode:
         with self._lock:
             return None if self._pods is None else dict(self._pods)
 
-    def follow(self, stopping: threading.Event) -> None:
+    def follow(self, stopping: threading.Event, concern: Concern) -> None:
         pause = _FIRST_PAUSE
         try:
             while not stopping.is_set():
                 try:
-                    self._list_and_watch(stopping)
+                    self._list_and_watch(stopping, concern)
                     pause = _FIRST_PAUSE
                 except (ApiError, Unreachable) as error:
-                    level = logging.DEBUG if getattr(error, "expired", False) else logging.WARNING
-                    _log.log(level, "which pods this node has cannot be asked now: %s", error)
+                    if not (isinstance(error, ApiError) and error.expired):
+                        concern.note(str(error), "nothing counts as gone", refused=error.refused)
                     # From here on nobody can say which pods there are.
                     with self._lock:
                         pause = _FIRST_PAUSE if self._pods is not None else min(pause * 2, _LONGEST_PAUSE)
@@ -72,7 +70,7 @@ class PodsOfNode:
         finally:
             self._client.close()
 
-    def _list_and_watch(self, stopping: threading.Event) -> None:
+    def _list_and_watch(self, stopping: threading.Event, concern: Concern) -> None:
         told: queue.SimpleQueue[Change | Ended] = queue.SimpleQueue()
         # Any server's cache will do: the watch tells what it lacks, long before anybody's patience ends.
         page = self._client.list(_PODS, {**self._query, "resourceVersion": "0"})
@@ -82,6 +80,7 @@ class PodsOfNode:
         stream = Stream(self._client, "pods", _PODS, page.version, told, params=self._query)
         try:
             while not stopping.is_set():
+                concern.over()
                 try:
                     change = told.get(timeout=_STOP_INTERVAL)
                 except queue.Empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from weft.agent.settings import Settings, SettingsError
@@ -10,9 +11,13 @@ from weft.npc.client import SOCKET, RemoteEnforcer
 from weft.npc.gate import PodGate
 from weft.npc.settings import open_source
 from weft.policy import rendering
+from weft.troubles import Concern
 
 if TYPE_CHECKING:
     from weft.npc.service import PolicyService
+
+#: Seconds between two looks whether pods can be admitted. A controller starts within one of them.
+_LOOK_INTERVAL = 5.0
 
 
 def open_policy(settings: Settings) -> PolicyService | None:
@@ -53,3 +58,16 @@ def gate(settings: Settings, service: PolicyService | None) -> PodGate | None:
     if service is not None:
         return PodGate(service)
     return PodGate(RemoteEnforcer(settings.run_dir / SOCKET)) if settings.policy.expect_npc else None
+
+
+def watch(gate: PodGate, stopping: threading.Event, concern: Concern) -> None:
+    """Look whether pods can be admitted, until told to stop: where they cannot be twice in a row, the node is not
+    ready."""
+    closed = 0
+    while not stopping.wait(_LOOK_INTERVAL):
+        why = gate.why_closed()
+        closed = closed + 1 if why else 0
+        if not why:
+            concern.over()
+        elif closed > 1:
+            concern.note(why, "each attach is refused", unready=True)

@@ -5,19 +5,29 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from weft.agent.cni_configuration import is_configured
 from weft.agent.dataplane import foreign_routes
-from weft.agent.settings import SettingsError
+from weft.agent.settings import Settings, SettingsError
 from weft.ipam.ranges import PodRange, overlapping
 from weft.kernel.namespace import NetworkNamespace
+from weft.privileges import AGENT, NotPermitted, require, require_writable
 
 
-def require_namespaces() -> None:
-    """Raise OSError at the start, not at the first ADD, where pods' namespaces cannot be entered."""
+def require_privileges(settings: Settings) -> None:
+    """Raise NotPermitted where the kernel or a folder does not let this process be an agent: at the start, when
+    nothing is touched yet, not at the first ADD."""
+    require("agent", AGENT)
     try:
         with NetworkNamespace.current() as own, own.entered():
             pass
     except PermissionError as error:
-        raise OSError(f"{error.strerror}: give the agent CAP_SYS_ADMIN, which setns(2) asks for") from None
+        raise NotPermitted(
+            f"{error.strerror}, although the agent has CAP_SYS_ADMIN: let its seccomp profile allow setns(2)"
+        ) from None
+    require_writable(settings.state_dir, "--state-dir")
+    require_writable(settings.run_dir, "--run-dir")
+    if not is_configured(settings.cni_conf_dir):
+        require_writable(settings.cni_conf_dir, "--cni-conf-dir")
 
 
 def overlap(ranges: Sequence[PodRange]) -> str:

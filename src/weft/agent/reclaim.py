@@ -9,6 +9,7 @@ from weft.agent.live_view import LiveView
 from weft.agent.records import UNKNOWN_OWNER, ClusterError
 from weft.ipam.ownership import turn
 from weft.store import StoreError
+from weft.troubles import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ def remove_peer(cluster: Cluster, name: str, this_node: str = "") -> str:
 class Reclaimer:
     """Deletes the claims of removed nodes, one node of the cluster at a time."""
 
-    def __init__(self, cluster: Cluster, live: LiveView, node: str) -> None:
+    def __init__(self, cluster: Cluster, live: LiveView, node: str, troubles: Troubles | None = None) -> None:
+        self._trouble = (troubles or Troubles()).about(
+            "blocks of removed nodes cannot be given back", "blocks of removed nodes are given back again"
+        )
         self._cluster = cluster
         self._live = live
         self._node = node
@@ -49,8 +53,9 @@ class Reclaimer:
         while not stopping.wait(INTERVAL):
             try:
                 self.look(time.monotonic())
+                self._trouble.over()
             except (StoreError, ClusterError) as error:
-                _log.warning("blocks of removed nodes cannot be given back now: %s", error)
+                self._trouble.note(str(error))
 
     def look(self, now: float) -> None:
         """Reclaim where it is this node's turn; ``now`` in monotonic seconds. Raises StoreError."""

@@ -10,10 +10,23 @@ import weft
 from weft.agent.addresses import Count
 from weft.fabric.plan import IPInterface, IPNetwork, Peer
 from weft.fabric.weave import PORT
+from weft.troubles import Trouble
 
 #: States of a peer, in Weave's words: the kernel knows the way to it; it has no block yet, or its way is about to
 #: be made; there is no sign of life of it, and what is in force stays in force.
 ESTABLISHED, PENDING, FAILED = "established", "pending", "failed"
+
+
+class NotServing(Exception):
+    """There is no agent yet to tell of this node, or none any more; ``troubles`` say why."""
+
+    def __init__(self, troubles: Sequence[Trouble]) -> None:
+        super().__init__("; ".join(map(str, troubles)) or "the agent starts or ends")
+        self.troubles = tuple(troubles)
+
+    def to_json(self) -> bytes:
+        """What there is to report, as JSON."""
+        return _json({"ready": False, "version": weft.__version__, "troubles": self.troubles})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +44,11 @@ class Report:
     ``ranges`` are this node's own counts; ``owners`` says whose every block is; ``unreachable`` are owners that
     were removed, or that give no sign of life; ``problems`` tells of entries in the store that cannot be read;
     ``collected`` counts attachments that were freed without a DEL, by reason (``weft.agent.collection``);
-    ``gateways`` are all addresses of the bridge, ``gateway`` and ``gateway6`` those that peers know.
+    ``gateways`` are all addresses of the bridge, ``gateway`` and ``gateway6`` those that peers know; ``serving``
+    is whether the launcher is answered.
     """
 
-    ready: bool
+    serving: bool
     name: str
     address: str
     gateway: str
@@ -48,6 +62,12 @@ class Report:
     gateway6: str = ""
     collected: Mapping[str, int] = field(default_factory=dict)
     gateways: Sequence[IPInterface] = ()
+    troubles: Sequence[Trouble] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node is as it should be, or at least nobody has to see to it."""
+        return self.serving and not any(trouble.unready for trouble in self.troubles)
 
     def to_json(self) -> bytes:
         """The report as JSON."""
@@ -74,8 +94,9 @@ class Report:
                 for item in self.peers
             ],
             "problems": self.problems,
+            "troubles": self.troubles,
         }
-        return msgspec.json.encode(body, enc_hook=str) + b"\n"
+        return _json(body)
 
     def shares(self, count: Count) -> dict[str, list[IPNetwork]]:
         """Whose the blocks of a range are: this node's first, then by name."""
@@ -117,7 +138,7 @@ def ipam_status(report: Report) -> str:
         [count for count in report.ranges if count.pods.version == version] for version in sorted(versions)
     ]
     full = [family for family in families if not any(count.free for count in family)]
-    if not report.ready:
+    if not report.serving:
         return "idle"
     if full and report.unreachable and any(all(_is_owned(report, count) for count in family) for family in full):
         return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
@@ -150,8 +171,10 @@ def summary(report: Report) -> str:
             *([("Unreachable", " ".join(sorted(report.unreachable)))] if report.unreachable else []),
             *(("Problem", report.problems[key]) for key in sorted(report.problems)),
         ],
+        [("Trouble", f"{trouble}") for trouble in report.troubles],
     ]
-    return "".join("\n" + "".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups)
+    shown = ("".join(f"{label:>15}: {value}\n" for label, value in group) for group in groups if group)
+    return "".join(f"\n{group}" for group in shown)
 
 
 def ipam(report: Report) -> str:
@@ -195,6 +218,10 @@ def _ipam_of(report: Report, count: Count, *, titled: bool) -> str:
     lines.append(f"{report.name} has {count.free} free and {spare}: {_joined(count.blocks)}")
     lines.append(_share("nobody", total - owned, total, ""))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(body, enc_hook=str) + b"\n"
 
 
 def _is_owned(report: Report, count: Count) -> bool:

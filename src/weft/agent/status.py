@@ -1,6 +1,6 @@
 """The status API: what Weave's users ask of ``127.0.0.1:6784/status``, in Weave's words.
 
-GET /status          text; 503 until the agent serves
+GET /status          text; 503 until the agent serves, and while somebody has to see to the node; it says why
 GET /status/ipam     who owns how much of the range
 GET /status/peers    who is there
 GET /status/connections    the ways to them
@@ -12,6 +12,7 @@ POST /ranges/VERB/RANGE    change the cluster's ranges (``weft.agent.range_chang
 """
 
 import http.server
+import json
 import logging
 import os
 import socket
@@ -20,10 +21,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import weft
-from weft.agent.report import PAGES, Report
+from weft.agent.report import PAGES, NotServing, Report
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +46,9 @@ class StatusServer:
         metrics: tuple[str, int] | None = None,
         change_ranges: Callable[[str, str], str] = _unchangeable,
     ) -> None:
-        """``remove`` takes a node out of the cluster and returns what to say; it raises whatever refuses it. So
-        does ``change_ranges`` with a verb and what it is about.
+        """``report`` raises NotServing while there is nothing to tell of. ``remove`` takes a node out of the
+        cluster and returns what to say; it raises whatever refuses it. So does ``change_ranges`` with a verb and
+        what it is about.
 
         ``metrics`` is an address that serves /metrics and nothing else.
         """
@@ -122,6 +125,15 @@ def _handler(
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0].rstrip("/")
+            try:
+                self._get(path)
+            except NotServing as why:
+                if path == "/report":
+                    self._answer(503, "application/json", why.to_json())
+                else:
+                    self._answer(503, "text/plain", f"not ready: {why}\n".encode())
+
+        def _get(self, path: str) -> None:
             if path == "/metrics":
                 from weft.agent.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415  # only where they are read
 
@@ -155,6 +167,8 @@ def _handler(
             else:
                 try:
                     said = changes[f"{method} {kind}"](*map(unquote, words))
+                except NotServing as why:
+                    self._answer(503, "text/plain", f"not ready: {why}\n".encode())
                 except Exception as error:
                     self._answer(400, "text/plain", f"{error}\n".encode())
                 else:
@@ -174,6 +188,14 @@ def _handler(
             _log.debug(format, *args)
 
     return Handler
+
+
+def fetch_report(path: Path) -> Any:
+    """All that the agent reports. Raises OSError where there is none that does."""
+    code, body = fetch(path, "/report")
+    if code != 200:
+        raise OSError(f"{path}: {body.decode(errors='replace').strip()}")
+    return json.loads(body)
 
 
 def fetch(path: Path, page: str, timeout: float = 5.0, method: str = "GET") -> tuple[int, bytes]:

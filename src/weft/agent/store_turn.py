@@ -40,6 +40,11 @@ class StoreTurn:
                 self._busy = False
                 self._changed.notify_all()
 
+    @property
+    def away(self) -> str:
+        """What was said when the store was asked last and did not answer; empty where it did."""
+        return self._away
+
     @contextmanager
     def asking(self) -> Iterator[None]:
         """What is done in this block asks the store: note whether it answers. Only in ``held``."""

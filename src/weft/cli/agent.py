@@ -67,7 +67,7 @@ def command(**options: str | None) -> None:
     """
     # Heavy parts are loaded only when they are needed: --help and bad settings answer at once.
     settings = settings_or_exit(options, "weft agent")
-    from weft.agent.daemon import run  # noqa: PLC0415
+    from weft.agent.process import run  # noqa: PLC0415
 
     sys.exit(run(settings))
 

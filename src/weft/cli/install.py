@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from weft.plugins.registry import AGENT_PLUGIN, BY_NAME, LAUNCHER, PROGRAM, own_program
+from weft.privileges import NotPermitted, require_writable
 
 #: The names that lead to a program of this package.
 PLUGIN_NAMES = (AGENT_PLUGIN, *BY_NAME)
@@ -36,6 +37,7 @@ def install(bin_dir: Path, launcher: Path | None = None, *, without_agent: bool 
     source = launcher or find_program(LAUNCHER)
     changed = []
     with _failing(bin_dir):
+        require_writable(bin_dir, "--bin-dir")
         bin_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         target = bin_dir / LAUNCHER
         if not target.is_file() or target.is_symlink() or not filecmp.cmp(source, target, shallow=False):
@@ -101,12 +103,16 @@ def _link(link: Path, target: str) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     temporary = _temporary(target)
-    with source.open("rb") as read, temporary.open("wb") as write:
-        shutil.copyfileobj(read, write)
-        write.flush()
-        os.fsync(write.fileno())
-    temporary.chmod(0o755)
-    temporary.rename(target)
+    try:
+        with source.open("rb") as read, temporary.open("wb") as write:
+            shutil.copyfileobj(read, write)
+            write.flush()
+            os.fsync(write.fileno())
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _temporary(path: Path) -> Path:
@@ -121,6 +127,8 @@ def _failing(bin_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InstallError(f"{error.filename or bin_dir}: {error.strerror}") from None
+    except NotPermitted as error:
+        raise InstallError(str(error)) from None
 
 
 _bin_dir = click.option("--bin-dir", default="/opt/cni/bin", show_default=True, help="Folder of the CNI plugins.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from weft.agent.status import fetch
+from weft.agent.status import fetch_report
 from weft.cli import lab_cluster, lab_policy
 from weft.cli.lab_policy import lab_errors, lab_option
 from weft.cli.tables import print_rows
@@ -319,7 +319,7 @@ def _print_proof(lab: state.LabState, found: proof.Proof) -> None:
 
 def _agent_says(lab: state.LabState, node: str) -> dict[str, Any]:
     try:
-        report = json.loads(fetch(lab.status_socket(node), "/report")[1])
+        report = fetch_report(lab.status_socket(node))
     except (OSError, ValueError):
         return {"gateway": "", "blocks": [], "pods": ""}
     return {

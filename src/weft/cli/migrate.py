@@ -31,6 +31,7 @@ def command(dry_run: bool, output: str | None, **options: str | None) -> None:
     from weft.agent.takeover.takeover import TakeoverRefused  # noqa: PLC0415
     from weft.ipam.shares import RangeExhausted  # noqa: PLC0415
     from weft.kernel.iptables import IptablesError  # noqa: PLC0415
+    from weft.privileges import NotPermitted  # noqa: PLC0415
     from weft.store import StoreError  # noqa: PLC0415
 
     try:
@@ -48,7 +49,8 @@ def command(dry_run: bool, output: str | None, **options: str | None) -> None:
         click.echo(f"weft migrate: {error}", err=True)
         sys.exit(2)
     except (
-        TakeoverRefused, ClusterError, StoreError, JournalError, IptablesError, RangeExhausted, OSError
+        TakeoverRefused, NotPermitted, ClusterError, StoreError, JournalError, IptablesError, RangeExhausted,
+        OSError,
     ) as error:  # fmt: skip
         click.echo(f"weft migrate: {error}", err=True)
         sys.exit(1)

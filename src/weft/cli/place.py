@@ -49,6 +49,8 @@ def ask_agent(run_dir: str, method: str, page: str, timeout: float = 60) -> str:
         raise Refused(
             f"no agent answers at {path}: {error.strerror or error}; run it on another node, or give --store"
         ) from None
+    if code == 503:
+        raise Refused(f"no agent answers at {path} yet: 'weft status' says why")
     text = body.decode(errors="replace").strip()
     if code != 200:
         raise Refused(text)

@@ -22,7 +22,7 @@ def command(topic: str | None, output: str, run_dir: str) -> None:
     except OSError as error:
         click.echo(f"weft status: no agent answers at {path}: {error.strerror or error}", err=True)
         sys.exit(1)
-    if output == "json" and topic:
+    if output == "json" and topic and code == 200:
         body = json.dumps(json.loads(body)["ipam" if topic == "ipam" else "peers"]).encode() + b"\n"
     click.echo(body.decode(errors="replace"), nl=False)
     if code != 200:

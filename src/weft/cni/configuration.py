@@ -1,5 +1,6 @@
 """Network configurations: one plugin's, and lists of them from files (specification, section 1)."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -174,6 +175,15 @@ class NetworkList:
         return frozenset(name for each in declared for name, wanted in each.items() if wanted)
 
 
+def configuration_files(folder: Path) -> list[Path]:
+    """The files of a folder that are configurations by their names, in the order in which runtimes take them: as
+    libcni's ConfFiles finds them, sorted by bytes. Raises OSError."""
+    with os.scandir(folder) as found:
+        files = (item.name for item in found if not item.is_dir(follow_symlinks=False))
+        names = [name for name in files if name.endswith(_SUFFIXES)]
+    return [folder / name for name in sorted(names, key=os.fsencode)]
+
+
 def load_directory(folder: Path) -> tuple[list[NetworkList], list[CniError]]:
     """The networks of a folder in the lexical order of their files, and what is wrong with the other files.
 
@@ -181,7 +191,7 @@ def load_directory(folder: Path) -> tuple[list[NetworkList], list[CniError]]:
     """
     networks, errors = [], []
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+        paths = [path for path in configuration_files(folder) if path.is_file()]
     except OSError as error:
         raise CniError(ErrorCode.IO_FAILURE, f"{folder}: {error.strerror}") from None
     for path in paths:

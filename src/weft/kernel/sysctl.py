@@ -5,11 +5,13 @@ Source: https://docs.kernel.org/networking/ip-sysctl.html
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
 #: In a container /proc/sys is read-only: there WEFT_SYSCTL_ROOT names a folder that has the host's ``net`` in it.
 _ROOT = os.environ.get("WEFT_SYSCTL_ROOT") or "/proc/sys"
+_MEND = ": mount the host's /proc/sys/net writable, and name the folder that it is in by WEFT_SYSCTL_ROOT"
 
 
 def read(path: Sequence[str]) -> str:
@@ -41,7 +43,8 @@ def write(path: Sequence[str], value: int | str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise _named(error, f"cannot set sysctl {_shown(path)} to {wanted!r}") from None
+        mend = _MEND if error.errno == errno.EROFS else ""
+        raise _named(error, f"cannot set sysctl {_shown(path)} to {wanted!r}", mend) from None
 
 
 def _file(path: Sequence[str]) -> str:
@@ -54,5 +57,5 @@ def _shown(path: Sequence[str]) -> str:
     return "/".join(path)
 
 
-def _named(error: OSError, what: str) -> OSError:
-    return OSError(error.errno, f"{what}: {error.strerror}")
+def _named(error: OSError, what: str, mend: str = "") -> OSError:
+    return OSError(error.errno, f"{what}: {error.strerror}{mend}")

@@ -50,12 +50,21 @@ class ConfigurationError(ValueError):
     """A kubeconfig or service account cannot be used; the message names the file and what is wrong."""
 
 
+#: What mends a refusal: those of the manifest are all rights that are needed (docs/kubernetes.md).
+_MEND = "apply the ServiceAccount, ClusterRole and Role of the manifest"
+
+
 class Unreachable(Exception):
     """No answer from the API server."""
 
+    refused = False
+
 
 class ApiError(Exception):
-    """The API server refuses. ``code`` is the HTTP status, ``reason`` Kubernetes' word for it."""
+    """The API server refuses. ``code`` is the HTTP status, ``reason`` Kubernetes' word for it.
+
+    As text it has the server's ``message``, which names verb and resource where rights are missing, and the mend.
+    """
 
     def __init__(self, code: int, reason: str, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -75,6 +84,16 @@ class ApiError(Exception):
             reason, message = "", body[:200].decode(errors="replace").strip()
         wait = float(retry_after) if retry_after.isdigit() else 0.0
         return cls(code, reason, message or f"HTTP status {code}", wait)
+
+    def __str__(self) -> str:
+        if self.refused:
+            return f"API server refuses ({self.code}): {self.message}; {_MEND}"
+        return f"API server: {self.message}"
+
+    @property
+    def refused(self) -> bool:
+        """Whether this client may not do that: time alone does not mend it."""
+        return self.code in (401, 403)
 
     @property
     def expired(self) -> bool:
@@ -269,7 +288,7 @@ class Client:
         try:
             return msgspec.json.decode(answer.content, type=Object)
         except msgspec.MsgspecError as error:
-            raise Unreachable(f"{self.server}: the answer is no object: {error}") from None
+            raise Unreachable(f"API server {self.server}: the answer is no object: {error}") from None
 
 
 @contextmanager
@@ -278,7 +297,7 @@ def _translated(server: str) -> Iterator[None]:
     try:
         yield
     except (httpx2.HTTPError, httpx2.StreamError, OSError, ConfigError) as error:
-        raise Unreachable(f"{server}: {str(error) or type(error).__name__}") from error
+        raise Unreachable(f"API server {server}: {str(error) or type(error).__name__}") from error
 
 
 def service_account_namespace(default: str = "kube-system") -> str:

@@ -107,7 +107,7 @@ class Stream:
                 raise ApiError.of(int(event.object.get("code") or 500), msgspec.json.encode(event.object))
             version = int(event.object["metadata"]["resourceVersion"])
         except (msgspec.MsgspecError, KeyError, ValueError) as error:
-            raise Unreachable(f"{self._client.server}: a watch broke off: {error}") from None
+            raise Unreachable(f"API server {self._client.server}: a watch broke off: {error}") from None
         self._version = version
         self._into.put(Change(self._source, event.type, event.object, version))
 

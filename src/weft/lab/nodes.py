@@ -1,13 +1,12 @@
 """The lab's nodes from outside: started, waited for, entered."""
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from weft.agent.status import fetch
+from weft.agent.status import fetch, fetch_report
 from weft.lab import network, service
 from weft.lab.state import LabState, NodeState, Process
 from weft.lab.topology import LabError, node_namespace
@@ -101,7 +100,7 @@ def await_peers(lab: LabState) -> None:
 
 def _peers_with_blocks(lab: LabState, node: str) -> list[str]:
     try:
-        report = json.loads(fetch(lab.status_socket(node), "/report")[1])
+        report = fetch_report(lab.status_socket(node))
     except (OSError, ValueError):
         return []
     return [peer["name"] for peer in report["peers"] if peer["blocks"]]

@@ -13,8 +13,8 @@ from weft.npc.admissions import Admission
 from weft.npc.gate import Unavailable
 
 SOCKET = "policy.sock"
-#: Seconds that an answer may take: an ADD waits for labels in it.
-TIMEOUT = 30.0
+#: Seconds that an answer may take: an ADD waits for labels in it, a look whether there is a controller does not.
+TIMEOUT, LOOK_TIMEOUT = 30.0, 1.0
 #: Seconds that an ADD waits for a controller that is about to start again, and between two tries.
 PATIENCE, _PAUSE = 10.0, 0.05
 #: No controller has read the question: nobody listens, or whoever did closed the connection with it unread.
@@ -25,10 +25,10 @@ class Refused(ValueError):
     """The controller has no answer; the message says why."""
 
 
-def ask(path: Path, verb: str, **question: Any) -> Any:
-    """The answer. Raises OSError where nobody answers, Refused."""
+def ask(path: Path, verb: str, timeout: float = TIMEOUT, **question: Any) -> Any:
+    """The answer. Raises OSError where nobody answers within ``timeout`` seconds, Refused."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT)
+        connection.settimeout(timeout)
         connection.connect(os.fspath(path))
         connection.sendall(msgspec.json.encode({"verb": verb, **question}) + b"\n")
         with connection.makefile("rb") as stream:
@@ -66,6 +66,15 @@ class RemoteEnforcer:
     def retain(self, valid: frozenset[tuple[str, str]]) -> None:
         """Raises Unavailable."""
         self._ask("retain", valid=sorted(valid))
+
+    def why_closed(self) -> str:
+        """Asks for a moment only: runtimes ask for it every few seconds, and wait."""
+        try:
+            return str(ask(self._path, "closed", LOOK_TIMEOUT))
+        except Refused:
+            return ""  # an older controller, which does not know the question
+        except OSError as error:
+            return f"no controller answers at {self._path}: {error.strerror or error}"
 
     def _ask(self, verb: str, **question: Any) -> Any:
         try:

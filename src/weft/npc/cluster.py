@@ -11,6 +11,7 @@ from weft.kubernetes import ApiError, Change, Client, Ended, Stream, Unreachable
 from weft.npc.source import Batch
 from weft.policy.objects import Namespace, Pod, Policy
 from weft.policy.parsing import ParseError, parse_namespace, parse_pod, parse_policy
+from weft.troubles import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,12 @@ class ClusterSource:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._pause = 0.0
+        self._away = Troubles().about("pods and policies are not told", "pods and policies are told again")
+
+    @property
+    def trouble(self) -> str:
+        """What the server, or the way to it, refuses."""
+        return self._away.trouble.why if self._away.trouble else ""
 
     def batches(self, stopped: Callable[[], bool]) -> Iterator[Batch]:
         """All there is, then what changes; all of it again where the server has forgotten what changed."""
@@ -69,6 +76,7 @@ class ClusterSource:
                     if isinstance(change, Change):
                         versions[change.source] = change.version
                         self._pause = 0.0
+                        self._away.over()
                 if batch := _changed([change for change in changes if isinstance(change, Change)]):
                     yield replace(batch, revision=revision_of(versions))
                 for ended in (change for change in changes if isinstance(change, Ended)):
@@ -84,8 +92,7 @@ class ClusterSource:
         return Stream(self._client, name, _COLLECTIONS[name][0], version, told)
 
     def _wait(self, stopped: Callable[[], bool], error: ApiError | Unreachable) -> None:
-        if self._pause == 0.0 or self._pause >= _LONGEST_PAUSE:
-            _log.warning("pods and policies are not told at the moment (%s); what is known stays in force", error)
+        self._away.note(str(error), "what is known stays in force", refused=error.refused)
         asked = error.retry_after if isinstance(error, ApiError) else 0.0
         self._pause = max(asked, min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE))
         ending = time.monotonic() + self._pause

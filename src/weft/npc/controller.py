@@ -23,6 +23,7 @@ Answer = TypeVar("Answer")
 CARE_INTERVAL = 10.0
 #: Seconds before a table that the kernel refused is tried again.
 RETRY_INTERVAL = 1.0
+_UNKNOWN = "pods and policies are not known yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,11 @@ class Controller:
         self.revision = ""
         self.problems: tuple[str, ...] = ()
 
+    @property
+    def why_closed(self) -> str:
+        """Why no pod can be admitted; empty where one can. Waits for nobody."""
+        return "" if self._synced else _UNKNOWN
+
     def follow(self, source: Source, stopped: Callable[[], bool]) -> None:
         """Put in force what a source tells, until told to stop."""
         for batch in source.batches(stopped):
@@ -118,7 +124,7 @@ class Controller:
             while not self._synced and self._lock.wait(deadline - time.monotonic()):
                 pass
             if not self._synced:
-                raise NotReady("pods and policies are not known yet")
+                raise NotReady(_UNKNOWN)
             self._admissions.add(admission)
             self._moved.update(admission.addresses)
             self._refresh(admission.key)

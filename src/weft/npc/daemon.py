@@ -11,6 +11,7 @@ from weft.npc.controller import Choices
 from weft.npc.service import PolicyService
 from weft.npc.source import Source
 from weft.npc.table import EnforcementError
+from weft.privileges import POLICY, NotPermitted, require, require_writable
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ def run(node: str, source: Source, state_dir: Path, run_dir: Path, choices: Choi
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
+        require("controller", POLICY)
+        require_writable(state_dir, "--state-dir")
+        require_writable(run_dir, "--run-dir")
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (state_dir / "npc.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,7 +40,7 @@ def run(node: str, source: Source, state_dir: Path, run_dir: Path, choices: Choi
     except BlockingIOError:
         print(f"weft npc: another one runs with the state folder {state_dir}", file=sys.stderr)
         return 1
-    except (EnforcementError, OSError, ValueError) as error:
+    except (NotPermitted, EnforcementError, OSError, ValueError) as error:
         print(f"weft npc: {error}", file=sys.stderr)
         return 1
     return 0

@@ -70,6 +70,11 @@ class FolderSource:
         self._folder = folder
         self._files: dict[str, _File] = {}
 
+    @property
+    def trouble(self) -> str:
+        """A folder that cannot be read is one that is empty."""
+        return ""
+
     def batches(self, stopped: Callable[[], bool]) -> Iterator[Batch]:
         """All there is, after every change of the folder."""
         last: Batch | None = None

@@ -28,6 +28,9 @@ class Enforcer(Protocol):
     def retain(self, valid: frozenset[tuple[str, str]]) -> None:
         """Every pod but these (container, interface) is gone. Raises Unavailable."""
 
+    def why_closed(self) -> str:
+        """Why no pod can be admitted now; empty where one can."""
+
 
 class PodGate:
     """``weft.plugins.main.weave_gate.Gate`` in front of an enforcer."""
@@ -60,6 +63,15 @@ class PodGate:
             self._enforcer.retain(valid)
         except Unavailable as error:
             raise CniError(ErrorCode.TRY_AGAIN_LATER, str(error)) from error
+
+    def why_closed(self) -> str:
+        """Why no pod can be admitted now; empty where one can."""
+        return self._enforcer.why_closed()
+
+    def ensure_ready(self) -> None:
+        """Raises CniError 50 where no pod can be admitted now."""
+        if why := self.why_closed():
+            raise CniError(ErrorCode.NOT_AVAILABLE, f"no policy can be put in force: {why}")
 
 
 def admission_of(call: Invocation, addresses: Sequence[IPv4Interface | IPv6Interface]) -> Admission:

@@ -58,6 +58,7 @@ class PolicyService:
                 "retain": lambda question: self.retain(
                     frozenset((one, other) for one, other in question["valid"])
                 ),
+                "closed": lambda question: self.why_closed(),
                 "status": self._status,
                 "policies": lambda question: self._controller.inspect(answers.policies),
                 "pod": lambda question: self._controller.inspect(
@@ -118,6 +119,11 @@ class PolicyService:
             self._controller.retain(valid)
         except (NftablesError, OSError) as error:
             raise Unavailable(str(error)) from error
+
+    def why_closed(self) -> str:
+        """``weft.npc.gate.Enforcer``."""
+        why, reason = self._controller.why_closed, self._source.trouble
+        return f"{why} ({reason})" if why and reason else why
 
     def _look(self, question: Callable[[Compiler], str]) -> str:
         return self._controller.inspect(lambda compiler, table: question(compiler))

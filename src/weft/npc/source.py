@@ -28,5 +28,9 @@ class Batch:
 class Source(Protocol):
     """A source of objects. It goes on through failures of its own, and says them in the log."""
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is told at present; empty where that is not so."""
+
     def batches(self, stopped: Callable[[], bool]) -> Iterator[Batch]:
         """A whole batch first, then what changes, until ``stopped()``, which is asked at least twice a second."""

@@ -13,12 +13,12 @@ def read_kept(path: Path) -> bytes | None:
         return None
 
 
-def write_kept(path: Path, data: bytes) -> None:
+def write_kept(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file, whole or not at all, also over a power failure; its folder is made. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Containers' IDs, of which kept files' names are made, never begin with a dot.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

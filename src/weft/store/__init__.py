@@ -16,6 +16,7 @@ from weft.store.protocol import (
     PresenceStore,
     Store,
     StoreError,
+    StoreRefused,
     StoreUnavailable,
 )
 from weft.store.reopening import ReopeningStore
@@ -32,6 +33,7 @@ __all__ = [
     "PresenceStore",
     "Store",
     "StoreError",
+    "StoreRefused",
     "StoreUnavailable",
     "open_store",
     "open_when_possible",

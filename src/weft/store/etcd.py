@@ -26,7 +26,16 @@ from weft.store.etcd_leases import Leases
 from weft.store.etcd_messages import KeyValue, Message, TxnAnswer
 from weft.store.etcd_settings import Endpoint, EtcdSettings, parse_etcd_url
 from weft.store.etcd_watch import follow
-from weft.store.protocol import Compacted, Conflict, Entry, Event, KeyExists, Listing, StoreUnavailable
+from weft.store.protocol import (
+    Compacted,
+    Conflict,
+    Entry,
+    Event,
+    KeyExists,
+    Listing,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -218,12 +227,12 @@ class EtcdStore:
         found = wanted if answer.succeeded else _value(answer, 0)
         if found is None:
             example = answer.responses[1].kvs[0].key.decode(errors="replace")
-            raise StoreUnavailable(
+            raise StoreRefused(
                 f"etcd: prefix {prefix} holds keys that are not Weft's, such as {example}: give another prefix"
             )
         name = _mark_of(found, prefix).name
         if self._settings.cluster and name != self._settings.cluster:
-            raise StoreUnavailable(
+            raise StoreRefused(
                 f"etcd: prefix {prefix} belongs to the Weft cluster {name or 'without a name'!r}, not to "
                 f"{self._settings.cluster!r}: give another prefix, or cluster={name or ''}"
             )
@@ -248,7 +257,7 @@ class EtcdStore:
         for index, ancestor in enumerate(ancestors):
             value = _value(answer, index)
             if value is not None and _decoded(value) is not None:
-                raise StoreUnavailable(
+                raise StoreRefused(
                     f"etcd: prefix {self._settings.prefix} lies inside of {ancestor}, which belongs to another "
                     f"Weft cluster: give a prefix beside it"
                 )
@@ -298,7 +307,7 @@ def _decoded(value: bytes) -> _Mark | None:
 def _mark_of(value: bytes, prefix: str) -> _Mark:
     mark = _decoded(value)
     if mark is None:
-        raise StoreUnavailable(f"etcd: key {prefix} is not Weft's: give another prefix, such as {prefix}/weft")
+        raise StoreRefused(f"etcd: key {prefix} is not Weft's: give another prefix, such as {prefix}/weft")
     if mark.weft != _FORMAT:
         raise StoreUnavailable(
             f"etcd: prefix {prefix} is of format {mark.weft}, this Weft knows {_FORMAT}: run the one that wrote it"

@@ -22,7 +22,7 @@ from weft.store.etcd_failures import EndpointFailed
 from weft.store.etcd_messages import AuthenticateAnswer, ErrorAnswer, Message, decode, encode
 from weft.store.etcd_pools import Pools
 from weft.store.etcd_settings import Endpoint, EtcdSettings
-from weft.store.protocol import StoreUnavailable
+from weft.store.protocol import StoreRefused, StoreUnavailable
 
 #: Seconds for a connection to a member.
 CONNECT_TIMEOUT = 1.0
@@ -68,7 +68,12 @@ class _Attempts:
 
     def error(self) -> StoreUnavailable:
         said = "; ".join(f"etcd at {endpoint}: {failed}" for endpoint, failed in self.reasons.items())
-        return (UnknownOutcome if self.doubtful else StoreUnavailable)(said or "etcd: the store is closed")
+        failures = self.reasons.values()
+        if self.doubtful:
+            return UnknownOutcome(said)
+        if any(failed.final for failed in failures) or (failures and all(failed.lasting for failed in failures)):
+            return StoreRefused(said)
+        return StoreUnavailable(said or "etcd: the store is closed")
 
 
 class Gateway:

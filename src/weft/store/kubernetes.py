@@ -30,6 +30,7 @@ from weft.store.protocol import (
     KeyExists,
     Listing,
     StoreError,
+    StoreRefused,
     StoreUnavailable,
 )
 
@@ -378,15 +379,10 @@ def _translated(key: str) -> Iterator[None]:
     try:
         yield
     except Unreachable as error:
-        raise StoreUnavailable(f"API server {error}") from error
+        raise StoreUnavailable(str(error)) from error
     except ApiError as error:
         if error.expired:
-            raise Compacted(f"API server: {error.message}") from error
+            raise Compacted(str(error)) from error
         if error.reason == "Conflict" or error.code == 404:
             raise Conflict(f"{key}: {error.message}") from error
-        if error.code in (401, 403):
-            raise StoreUnavailable(
-                f"API server refuses ({error.code}): {error.message}; apply the ServiceAccount, ClusterRole "
-                "and Role of the manifest"
-            ) from error
-        raise StoreUnavailable(f"API server: {error.message}") from error
+        raise (StoreRefused if error.refused else StoreUnavailable)(str(error)) from error

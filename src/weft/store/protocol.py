@@ -37,7 +37,9 @@ class Event:
 
 
 class StoreError(Exception):
-    """What every error of a store is."""
+    """What every error of a store is. ``refused``: nobody but an operator mends it."""
+
+    refused = False
 
 
 class KeyExists(StoreError):
@@ -58,6 +60,12 @@ class Compacted(StoreError):
 
 class StoreUnavailable(StoreError):
     """The engine cannot be reached or refuses to work; the same call may succeed later."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The engine answers, and will not work for this node: a right is missing, or who it is was not believed."""
+
+    refused = True
 
 
 class Store(Protocol):

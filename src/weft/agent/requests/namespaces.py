@@ -19,6 +19,7 @@ from weft.agent.requests.annotations import that_ask
 from weft.kubernetes import ApiError, Change, Client, Ended, Stream, Unreachable
 from weft.kubernetes.client import METADATA_ONLY, METADATA_ONLY_LIST
 from weft.plugins.files import read_kept, write_kept
+from weft.troubles import Concern
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ class Namespaces:
         with self._changed:
             return any(self._known.values())
 
-    def follow(self, stopping: threading.Event) -> None:
-        """Hear of namespaces until told to stop; what is known stays while the server is away."""
+    def follow(self, stopping: threading.Event, concern: Concern) -> None:
+        """Hear of namespaces until told to stop; what is known stays while the server is away, which is the
+        concern."""
         pause = 0.0
         while not stopping.is_set():
             try:
@@ -70,20 +72,20 @@ class Namespaces:
                 page = self._client.list(_PATH, {"resourceVersion": "0"}, accept=METADATA_ONLY_LIST)
                 self._replace({item["metadata"]["name"]: _asked(item) for item in page.items})
                 pause = 0.0
-                self._take_changes(page.version, stopping)
+                self._take_changes(page.version, stopping, concern)
             except (ApiError, Unreachable) as error:
                 self._set(_State.AWAY)
-                if pause == 0.0 or pause >= _LONGEST_PAUSE:
-                    _log.warning("namespaces are not told at the moment (%s); what is known counts", error)
+                concern.note(str(error), "what is known counts", refused=error.refused)
                 pause = min(_LONGEST_PAUSE, pause * 2 or _FIRST_PAUSE)
                 stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads load
 
-    def _take_changes(self, version: int, stopping: threading.Event) -> None:
+    def _take_changes(self, version: int, stopping: threading.Event, concern: Concern) -> None:
         """Until told to stop. Raises ApiError, Unreachable where the watch ends."""
         told: queue.SimpleQueue[Change | Ended] = queue.SimpleQueue()
         stream = Stream(self._client, "namespaces", _PATH, version, told, accept=METADATA_ONLY)
         try:
             while not stopping.is_set():
+                concern.over()
                 try:
                     change = told.get(timeout=_INTERVAL)
                 except queue.Empty:

@@ -10,6 +10,7 @@ from weft.agent.requests.pods import NotTold
 from weft.cni import PodArguments
 from weft.kubernetes import ApiError, Client, Unreachable
 from weft.kubernetes.client import METADATA_ONLY
+from weft.troubles import Concern
 
 #: Seconds that the server gets to tell a pod's annotations.
 PATIENCE = 2.0
@@ -59,9 +60,9 @@ class ApiObjects:
     def any_namespace_asks(self) -> bool:
         return self._namespaces.any_asks()
 
-    def follow(self, stopping: threading.Event) -> None:
-        """Hear of namespaces until told to stop."""
-        self._namespaces.follow(stopping)
+    def follow(self, stopping: threading.Event, concern: Concern) -> None:
+        """Hear of namespaces until told to stop; ``concern`` is told while nothing is heard."""
+        self._namespaces.follow(stopping, concern)
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from weft.ipam.ranges import IPAddress
 from weft.kubernetes import ApiError, Client, Unreachable
 from weft.kubernetes.client import METADATA_ONLY_LIST
-from weft.store import StoreUnavailable
+from weft.store import StoreRefused, StoreUnavailable
 
 _FINISHED = ("Succeeded", "Failed")
 
@@ -55,7 +55,8 @@ class PodsOfApi:
                 for item in page.items:
                     found |= dict(addresses_of(item, self._node))
         except (ApiError, Unreachable) as error:
-            raise StoreUnavailable(f"which addresses other nodes use cannot be asked: {error}") from error
+            kind = StoreRefused if error.refused else StoreUnavailable
+            raise kind(f"which addresses other nodes use cannot be asked: {error}") from error
         return found
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from weft.kernel.ipsets import IpsetSocket
 from weft.kernel.links import Link
 from weft.kernel.netlink import RouteSocket
 
-#: Where Weave keeps its ring, and its plugins, on the host; an agent in a pod does not see all of them.
-_FILES = ("/var/lib/weave/weave-netdata.db", "/opt/cni/bin/weave-plugin-*", "/opt/cni/bin/weave-ipam")
+#: Where Weave keeps its ring and its peers on the host, and its plugins; an agent in a pod does not see all of it.
+_DATABASES = "/var/lib/weave/*.db"
+_FILES = (_DATABASES, "/opt/cni/bin/weave-plugin-*", "/opt/cni/bin/weave-ipam")
 
 
 def look() -> Layout:
@@ -71,7 +72,17 @@ def _tables() -> tuple[tuple[FilterTable, ...], tuple[str, ...]]:
     return tuple(found), tuple(unreadable)
 
 
+def database_files() -> list[str]:
+    """Weave's databases. What is in them is no matter: what the kernel and the API have is true now, and they may
+    be of an older cluster."""
+    return list(_matching(_DATABASES))
+
+
 def _files() -> Iterator[str]:
     for pattern in _FILES:
-        path = Path(pattern)
-        yield from (str(found) for found in sorted(path.parent.glob(path.name)))
+        yield from _matching(pattern)
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    path = Path(pattern)
+    yield from (str(found) for found in sorted(path.parent.glob(path.name)))

@@ -69,4 +69,4 @@ class AttachmentBook(Protocol[Reserved]):
         """Retire every attachment of the network that is not among the valid (container, interface)."""
 
     def ensure_ready(self) -> None:
-        """Raise CniError where an attachment could not be made now."""
+        """Raise CniError 50 where no attachment could be made now, 51 where those that are made may suffer too."""

@@ -19,6 +19,9 @@ class Gate(Protocol):
     def retain(self, valid: frozenset[tuple[str, str]]) -> None:
         """Every pod but these (container, interface) is cut off. Raises CniError."""
 
+    def ensure_ready(self) -> None:
+        """Raise CniError 50 where no pod could be admitted now."""
+
 
 class OpenGate:
     """``Gate`` where nobody enforces policies."""
@@ -31,3 +34,6 @@ class OpenGate:
 
     def retain(self, valid: frozenset[tuple[str, str]]) -> None:
         """Nothing to do."""
+
+    def ensure_ready(self) -> None:
+        """Always."""

@@ -244,9 +244,16 @@ class WeaveNet(Generic[Reserved]):
         self._gate.retain(request.configuration.valid_attachments)
 
     def status(self, request: PluginRequest) -> None:
-        """Whether there is an address left to give."""
-        parse_settings(request.configuration.raw, self._book.bridge)
-        self._book.ensure_ready()
+        """Whether an ADD can be served: the IPAM plugin says so or there is an address, and policies are enforced.
+
+        Raises CniError 50, or 51 where pods that are attached may be cut off too.
+        """
+        settings = parse_settings(request.configuration.raw, self._book.bridge)
+        if settings.ipam_type:
+            delegate(Command.STATUS, settings.ipam_type, request.configuration, request.invocation)
+        else:
+            self._book.ensure_ready()
+        self._gate.ensure_ready()
 
 
 def host_interface_name(container_id: str, ifname: str) -> str:
