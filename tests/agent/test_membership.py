@@ -118,6 +118,8 @@ def test_agents_start_and_serve_while_the_store_is_away(nodes: list[Node]) -> No
     first, second = nodes
     with pod() as a, pod() as b, pod() as c:
         near, far = first.add("a", str(path(a))), second.add("b", str(path(b)))
+        # The block that it keeps ahead comes a moment later.
+        assert eventually(lambda: len(ways(first)) == 2)
         before = ways(first)
         for node in nodes:
             node.kill()
