@@ -19,6 +19,7 @@ from weft.ipam.agreement import without_range
 from weft.ipam.ranges import PodRange, parse_ranges
 from weft.plugins.main.weave_requests import AddressRequest, Wanted
 from weft.store import Store, open_store
+from weft.troubles import Troubles
 
 UNIVERSE = PodRange.of("10.244.0.0/16")
 SMALL = PodRange.of("10.244.0.0/28")
@@ -116,7 +117,8 @@ def test_an_exhausted_range_is_an_error_that_names_it(site: Site) -> None:
 def test_many_threads_never_take_the_same_address(site: Site) -> None:
     node = site.node("a")
     stopping = threading.Event()
-    carer = threading.Thread(target=node.addresses.care, args=(stopping, lambda: None))
+    concern = Troubles().about("this node's blocks", "")
+    carer = threading.Thread(target=node.addresses.care, args=(stopping, lambda: None, concern))
     carer.start()
     with ThreadPoolExecutor(8) as threads:
         taken = list(threads.map(lambda _: take(node), range(400)))
