@@ -28,13 +28,15 @@ from pathlib import Path
 from weft.cni import Attachment, CniError, Runtime, load_directory
 network, runtime = load_directory(Path("/etc/cni/net.d"))[0][0], Runtime(["/opt/cni/bin"])
 done, errors, longest = 0, [], 0.0
-sandbox = subprocess.Popen(["unshare", "--net", "sleep", "600"])
-while os.stat(f"/proc/{sandbox.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
-    time.sleep(0.01)
 print("ready", flush=True)
-try:
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        attachment = Attachment(uuid.uuid4().hex, f"/proc/{sandbox.pid}/ns/net")
+while not select.select([sys.stdin], [], [], 0)[0]:
+    # Of its own each time, as with a runtime: a DEL that the next agent has still to do leaves eth0 in it.
+    sandbox = subprocess.Popen(["unshare", "--net", "sleep", "600"])
+    try:
+        place = f"/proc/{sandbox.pid}/ns/net"
+        while os.stat(place).st_ino == os.stat("/proc/self/ns/net").st_ino:
+            time.sleep(0.005)
+        attachment = Attachment(uuid.uuid4().hex, place)
         for verb in (runtime.add, runtime.delete):
             begun = time.monotonic()
             try:
@@ -43,9 +45,9 @@ try:
                 errors.append(f"{verb.__name__}: {error}")
             longest = max(longest, time.monotonic() - begun)
         done += 1
-finally:
-    sandbox.kill()
-    sandbox.wait()
+    finally:
+        sandbox.kill()
+        sandbox.wait()
 print(json.dumps({"done": done, "errors": errors, "longest": longest}))
 """
 
